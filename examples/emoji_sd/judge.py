@@ -1,0 +1,58 @@
+"""The judge: which object and which style is in a picture.
+
+A small convolutional network with two heads, trained by `train_judge.py` on rendered pictures only; it has never
+seen a generated one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from .vocabulary import OBJECTS, STYLES
+
+
+class Probabilities(NamedTuple):
+    """What the judge sees in N pictures: `objects` (N, 40) and `styles` (N, 5), rows sum to 1."""
+
+    objects: Tensor
+    styles: Tensor
+
+
+class Judge(nn.Module):
+    """Object and style probabilities of 64 px pictures. Columns are in the order of `OBJECTS` and `STYLES`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (3, 24, 48, 80, 128)
+        blocks: list[nn.Module] = []
+        for narrow, wide in zip(widths, widths[1:], strict=False):
+            blocks += [nn.Conv2d(narrow, wide, 3, stride=2, padding=1), nn.GroupNorm(8, wide), nn.SiLU()]
+            blocks += [nn.Conv2d(wide, wide, 3, padding=1), nn.GroupNorm(8, wide), nn.SiLU()]
+        self.body = nn.Sequential(*blocks)
+        self.objects = nn.Linear(widths[-1], len(OBJECTS))
+        # Style is texture: edges, shading, palette. The early layers see it best, the late ones see what carries it.
+        self.styles = nn.Sequential(nn.Linear(widths[-1] + widths[2], 64), nn.SiLU(), nn.Linear(64, len(STYLES)))
+
+    def logits(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Unnormalised scores of pictures (N, 3, 64, 64) in [-1, 1]."""
+        early = self.body[:12](pictures)
+        late = self.body[12:](early).mean((2, 3))
+        return self.objects(late), self.styles(torch.cat([late, early.mean((2, 3))], dim=1))
+
+    @torch.no_grad()
+    def forward(self, pictures: Tensor) -> Probabilities:
+        """Probabilities for pictures (N, 3, 64, 64) in [-1, 1]."""
+        objects, styles = self.logits(pictures)
+        return Probabilities(objects.softmax(1), styles.softmax(1))
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> Judge:
+        """The trained judge, float32, in evaluation mode."""
+        judge = cls()
+        judge.load_state_dict({k: v.float() for k, v in load_file(folder / "judge.safetensors").items()})
+        return judge.eval().requires_grad_(False)

@@ -1,0 +1,59 @@
+"""Train emoji_sd's AutoencoderKL: 64 px pictures to 8 x 8 latents of 8 channels and back.
+
+The loss is the mean absolute error of pixels and of their differences to the right and below (edges are what a
+blurred picture lacks), with a small Kullback-Leibler term. Latents are sampled, so the decoder stays sharp on
+latents that are a little off, as a denoiser's are. `python -m emoji_sd.train_autoencoder`, run from `examples/`.
+"""
+
+from __future__ import annotations
+
+import torch
+from diffusers import AutoencoderKL
+
+from .data import SIZE, make, to_model
+from .loop import arguments, train
+
+
+def build() -> AutoencoderKL:
+    """The untrained autoencoder."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(16, 32, 64, 128),
+        layers_per_block=1,
+        latent_channels=8,
+        norm_num_groups=8,
+        sample_size=SIZE,
+    )
+
+
+def edges(pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Differences of neighbouring pixels, to the right and below."""
+    return pictures.diff(dim=-1), pictures.diff(dim=-2)
+
+
+def main() -> None:
+    """Train, set the latents' scale, save."""
+    options = arguments(__doc__, updates=4500, batch=16, rate=2e-3)
+    data = make(options.augmentations, options.seed)["pictures"]
+    torch.manual_seed(options.seed)
+    vae = build().to(memory_format=torch.channels_last)
+
+    def loss(generator: torch.Generator) -> torch.Tensor:
+        index = torch.randint(len(data), (options.batch,), generator=generator)
+        x = to_model(data[index]).contiguous(memory_format=torch.channels_last)
+        posterior = vae.encode(x).latent_dist
+        y = vae.decode(posterior.sample(generator)).sample
+        pixels = (y - x).abs().mean()
+        lines = sum((a - b).abs().mean() for a, b in zip(edges(y), edges(x), strict=True))
+        return pixels + lines + 1e-6 * posterior.kl().mean()
+
+    train("autoencoder", vae, loss, options)
+    with torch.no_grad():
+        latents = [vae.encode(to_model(part)).latent_dist.mean for part in data[::7].split(64)]
+    vae.register_to_config(scaling_factor=round(1 / torch.cat(latents).std().item(), 5))
+    vae.to(dtype=torch.float16, memory_format=torch.contiguous_format).save_pretrained(options.output / "vae")
+
+
+if __name__ == "__main__":
+    main()

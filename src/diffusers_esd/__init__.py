@@ -1,0 +1,32 @@
+"""Erase concepts from text-to-image models of diffusers, as small portable LoRA adapters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .config import ESDConfig
+    from .erasure import Erasure
+    from .families import Family
+    from .objective import esd_target
+    from .trainer import ESDTrainer, Progress
+
+_HOME = {
+    "ESDConfig": "config",
+    "ESDTrainer": "trainer",
+    "Erasure": "erasure",
+    "Family": "families",
+    "Progress": "trainer",
+    "esd_target": "objective",
+}
+
+__all__ = ["ESDConfig", "ESDTrainer", "Erasure", "Family", "Progress", "esd_target"]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used, so that `import diffusers_esd` is light."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)

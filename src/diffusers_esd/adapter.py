@@ -1,0 +1,252 @@
+"""The adapter on a denoiser: attach, switch off for the teacher, weights out and in. All that touches PEFT is here.
+
+The teacher is the denoiser with *our* adapter off; whatever else the user has active stays in both. Switching goes
+over layers collected once, which costs microseconds where walking the model costs tens of milliseconds. PEFT
+activates a new adapter alone, makes every active adapter trainable and freezes the base: `UserState` notes what was
+and puts it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from peft import LoraConfig, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from .groups import Selection
+
+
+def tuner_layers(denoiser: nn.Module) -> list[BaseTunerLayer]:
+    """The layers that carry adapters."""
+    return [module for module in denoiser.modules() if isinstance(module, BaseTunerLayer)]
+
+
+def adapter_names(denoiser: nn.Module) -> list[str]:
+    """Names of all adapters on the denoiser, active or not."""
+    return list(getattr(denoiser, "peft_config", {}))
+
+
+def base_layers(denoiser: nn.Module) -> list[str]:
+    """Names of every Linear and Conv2d, whether adapters wrap it or not."""
+    names: list[str] = []
+    inside: tuple[str, ...] = ()
+    for name, module in denoiser.named_modules():
+        if inside and name.startswith(inside):
+            continue
+        if isinstance(module, BaseTunerLayer):
+            inside = (*inside, f"{name}.")
+            module = module.get_base_layer()
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            names.append(name)
+    return names
+
+
+def check_denoiser(denoiser: nn.Module) -> None:
+    """Refuse a denoiser that an adapter cannot be trained on.
+
+    Raises:
+        ValueError: If a LoRA is fused or switched off, if weights are in eight bits, or if they are not in memory.
+    """
+    layers = tuner_layers(denoiser)
+    if any(layer.merged for layer in layers):
+        raise ValueError(
+            "The pipeline has a fused LoRA, which a new adapter would silently un-fuse. Call pipe.unfuse_lora() "
+            "first, or pipe.unload_lora_weights() to keep it in the base weights for good."
+        )
+    if any(layer.disable_adapters for layer in layers):
+        raise ValueError(
+            "The pipeline's adapters are switched off by disable_lora(). Call pipe.enable_lora() first, or "
+            "pipe.unload_lora_weights() if they are not wanted."
+        )
+    parameters = list(denoiser.parameters())
+    if any(p.dtype in (torch.float8_e4m3fn, torch.float8_e5m2) for p in parameters):
+        raise ValueError(
+            "The denoiser's weights are stored in float8 (layerwise casting), in which an adapter cannot train. "
+            "Load the pipeline in float16, bfloat16 or float32 instead."
+        )
+    if any(p.device.type == "meta" for p in parameters):
+        raise ValueError(
+            "The denoiser's weights are not in memory (sequential CPU offload). Call pipe.remove_all_hooks() and "
+            "move the pipeline to a device, or use pipe.enable_model_cpu_offload() instead."
+        )
+
+
+def check_name(denoiser: nn.Module, name: str) -> None:
+    """Refuse a name that an adapter cannot have.
+
+    Raises:
+        ValueError: If it is blank, has a dot, or is in use.
+    """
+    if not name.strip():
+        raise ValueError(f"Adapter name {name!r} is empty; give it a name such as 'no-cat'.")
+    if "." in name:
+        raise ValueError(f"Adapter name {name!r} has a dot, which PEFT cannot store; use {name.replace('.', '-')!r}.")
+    if name in adapter_names(denoiser):
+        raise ValueError(
+            f"Adapter name {name!r} is in use on this pipeline ({', '.join(adapter_names(denoiser))}); "
+            f"choose another with name=..., or free it with pipe.delete_adapters({name!r})."
+        )
+
+
+class UserState:
+    """What the user's adapters and parameters were before we came: active adapters and `requires_grad`."""
+
+    def __init__(self, denoiser: nn.Module) -> None:
+        self._denoiser = denoiser
+        self._active = {id(layer): list(layer.active_adapters) for layer in tuner_layers(denoiser)}
+        self._all_active = list(dict.fromkeys(name for names in self._active.values() for name in names))
+        self._requires_grad = [(p, p.requires_grad) for p in denoiser.parameters()]
+
+    def restore(self, *, adding: str | None = None, removing: str | None = None) -> None:
+        """Put back what was, with one adapter more (last, frozen) or one less."""
+        for layer in tuner_layers(self._denoiser):
+            names = self._active.get(id(layer), self._all_active)
+            names = [name for name in names if name != removing]
+            layer.set_adapter([*names, adding] if adding else names, inference_mode=True)
+        for parameter, value in self._requires_grad:
+            parameter.requires_grad_(value)
+
+
+class Adapter:
+    """A LoRA of ours, attached to a denoiser and active beside the user's, with float32 weights.
+
+    Args:
+        denoiser: The pipeline's denoiser, a diffusers model.
+        name: Name of the adapter, not in use.
+        selection: The layers it goes to.
+        rank: Rank in every layer.
+        lora_alpha: Scale times rank.
+        seed: Seed of the initial weights; the global generators are left as they were.
+    """
+
+    def __init__(
+        self, denoiser: nn.Module, name: str, selection: Selection, *, rank: int, lora_alpha: float, seed: int
+    ) -> None:
+        self.name = name
+        self._denoiser = denoiser
+        self._user = UserState(denoiser)
+        config = LoraConfig(r=rank, lora_alpha=lora_alpha, target_modules=selection.pattern)  # type: ignore[arg-type]
+        device = next(denoiser.parameters()).device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            denoiser.add_adapter(config, adapter_name=name)  # type: ignore[operator]
+        self._user.restore(adding=name)
+        self._layers = [layer for layer in tuner_layers(denoiser) if name in layer.lora_A]  # type: ignore[operator]
+        assert len(self._layers) == len(selection.names)
+        self.parameters = [p for key, p in denoiser.named_parameters() if f".{name}." in key]
+        for parameter in self.parameters:
+            parameter.data = parameter.data.float()
+        self._states = [(layer.__dict__, list(layer.active_adapters)) for layer in self._layers]
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Our weights trainable and nothing else's; the denoiser in evaluation mode (no dropout of anyone's)."""
+        modes = [(module, module.training) for module in self._denoiser.modules()]
+        self._denoiser.requires_grad_(False).eval()
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
+        try:
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            self._user.restore(adding=self.name)
+            for parameter in self.parameters:
+                parameter.grad = None
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """The teacher: the denoiser without our adapter, with everything else."""
+        for state, active in self._states:
+            state["_active_adapter"] = [name for name in active if name != self.name]
+        try:
+            yield
+        finally:
+            for state, active in self._states:
+                state["_active_adapter"] = active
+
+    @torch.no_grad()
+    def fold_scale(self) -> None:
+        """Fold `lora_alpha / rank` into B, so that the attached adapter is, bit for bit, the one in the file."""
+        for layer in self._layers:
+            rank, alpha = layer.r[self.name], layer.lora_alpha[self.name]  # type: ignore[index, union-attr]
+            layer.lora_B[self.name].weight.mul_(alpha / rank)  # type: ignore[index, union-attr]
+            layer.lora_alpha[self.name] = rank  # type: ignore[index, union-attr]
+            layer.scaling[self.name] = 1.0  # type: ignore[index, union-attr]
+        self._denoiser.peft_config[self.name].lora_alpha = self._denoiser.peft_config[self.name].r  # type: ignore
+
+    def weights(self, component: str) -> dict[str, Tensor]:
+        """The portable weights after `fold_scale`: `<component>.<module>.lora_A.weight`, float32, on the CPU."""
+        state = get_peft_model_state_dict(self._denoiser, adapter_name=self.name)
+        return {f"{component}.{key}": value.detach().cpu().contiguous().clone() for key, value in state.items()}
+
+    def detach(self) -> None:
+        """Take the adapter off; the denoiser is as it was."""
+        _delete(self._denoiser, self.name, self._user)
+
+
+def load(denoiser: nn.Module, component: str, weights: dict[str, Tensor], name: str, scale: float) -> None:
+    """Load portable weights as a further active adapter; the user's stay as they are.
+
+    Args:
+        denoiser: The pipeline's denoiser.
+        component: The prefix of the keys, `"unet"` or `"transformer"`.
+        weights: What `Adapter.weights` returned.
+        name: Name for the adapter, not in use.
+        scale: Its scale; 1 is the erasure as trained, 0 the base.
+
+    Raises:
+        ValueError: If the weights do not fit the denoiser.
+    """
+    check_fit(denoiser, component, weights)
+    user = UserState(denoiser)
+    denoiser.load_lora_adapter(dict(weights), prefix=component, adapter_name=name)  # type: ignore[operator]
+    user.restore(adding=name)
+    for layer in tuner_layers(denoiser):
+        if name in layer.scaling:  # type: ignore[operator]
+            layer.set_scale(name, scale)  # type: ignore[operator]
+
+
+def check_fit(denoiser: nn.Module, component: str, weights: dict[str, Tensor]) -> None:
+    """Refuse weights whose layers the denoiser lacks or has in another shape.
+
+    Raises:
+        ValueError: Naming the first layer that does not fit.
+    """
+    modules = dict(denoiser.named_modules())
+    for key, value in weights.items():
+        name, _, side = key.removeprefix(f"{component}.").removesuffix(".weight").rpartition(".")
+        module = modules.get(name)
+        module = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+        if not isinstance(module, nn.Linear | nn.Conv2d):
+            raise ValueError(f"The erasure was trained on another architecture: this denoiser has no layer {name!r}.")
+        axis = 1 if side == "lora_A" else 0
+        if value.shape[axis] != module.weight.shape[axis]:
+            raise ValueError(
+                f"The erasure was trained on another architecture: layer {name!r} has weights of shape "
+                f"{tuple(module.weight.shape)}, and the erasure's {side} has {tuple(value.shape)}."
+            )
+
+
+def remove(denoiser: nn.Module, name: str) -> None:
+    """Take an adapter off; the others stay as they are.
+
+    Raises:
+        ValueError: If there is no adapter of that name.
+    """
+    if name not in adapter_names(denoiser):
+        there = ", ".join(adapter_names(denoiser)) or "none"
+        raise ValueError(f"No adapter {name!r} on this pipeline; adapters there: {there}.")
+    _delete(denoiser, name, UserState(denoiser))
+
+
+def _delete(denoiser: nn.Module, name: str, user: UserState) -> None:
+    denoiser.delete_adapters(name)  # type: ignore[operator]
+    if adapter_names(denoiser):
+        user.restore(removing=name)
+    else:
+        denoiser.unload_lora()  # type: ignore[operator]
+        user.restore()

@@ -1,0 +1,149 @@
+"""`ESDConfig`: every choice of a training, checked when made, frozen afterwards, JSON both ways."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+Group = Literal["esd-x", "esd-x-strict", "esd-u", "full"]
+Rollout = Literal["student", "teacher"]
+Trajectory = Literal["pool", "fresh"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ESDConfig:
+    """Every choice of a training; the defaults are the paper's for nudity on Stable Diffusion 1.4.
+
+    Attributes:
+        group: Which layers train. `"esd-x"`: cross-attention, for what should go when the prompt names it (a style).
+            `"esd-x-strict"`: only its keys and values. `"esd-u"`: everything but cross-attention, for what should go
+            in any case (nudity, an object). `"full"`: both.
+        eta: Strength of the negative guidance, Eq. 7's `eta`; 0 or more, usually 1 to 3. Scripts that count from
+            the conditional prediction call `eta + 1` their negative guidance.
+        guidance_scale: Classifier-free guidance of the trajectories that training states come from, usually 3.
+        num_inference_steps: Denoising steps of a trajectory; training visits exactly their timesteps.
+        iterations: Optimiser updates.
+        batch_size: Training states per iteration.
+        learning_rate: Adam's, constant. Adapters want about ten times what full weights want.
+        rank: Rank of the adapter in every layer.
+        lora_alpha: Scale of the adapter is `lora_alpha / rank`; `None` means `rank`, a scale of 1.
+        rollout: Whose conditional prediction moves a trajectory: the `"student"`'s (the paper) or the `"teacher"`'s.
+        trajectory: `"pool"` takes states from trajectories that advance with the predictions of the loss, at no cost;
+            `"fresh"` denoises from new noise for every state, as the paper does.
+        size: Height and width of the pictures in pixels; `None` means the model's own.
+        seed: Seed of everything random: adapter, noises, timesteps, the order of concepts.
+        erase_from: Prompt from which the concept is erased (`"hat"` from `"a cowboy"`): the student learns
+            `e_from - eta * (e_cond - e_null)` on this prompt. `None` erases the concept itself.
+        preserve: Prompts on which the student must stay with the teacher, on trajectories of their own.
+        preserve_weight: Weight of the preserve loss; above 0, usually 1 to 20.
+        stop_at_alignment: Stop when the smoothed alignment has fallen to this value; below 1, usually `-eta / 2` or
+            lower. `None` trains for all iterations.
+    """
+
+    group: Group = "esd-u"
+    eta: float = 1.0
+    guidance_scale: float = 3.0
+    num_inference_steps: int = 50
+    iterations: int = 1000
+    batch_size: int = 1
+    learning_rate: float = 1e-4
+    rank: int = 16
+    lora_alpha: float | None = None
+    rollout: Rollout = "student"
+    trajectory: Trajectory = "pool"
+    size: int | None = None
+    seed: int = 0
+    erase_from: str | None = None
+    preserve: tuple[str, ...] = ()
+    preserve_weight: float = 1.0
+    stop_at_alignment: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ValueError: If a value is out of range; the message says what came and what is allowed.
+            TypeError: If a value has the wrong type.
+        """
+        if isinstance(self.preserve, str):
+            raise TypeError(f"preserve={self.preserve!r} is one string; give a list of prompts: [{self.preserve!r}].")
+        object.__setattr__(self, "preserve", tuple(self.preserve))
+        for name, allowed in (("group", Group), ("rollout", Rollout), ("trajectory", Trajectory)):
+            _check_choice(name, getattr(self, name), get_args(allowed))
+        for name in ("num_inference_steps", "iterations", "batch_size", "rank"):
+            _check_integer(name, getattr(self, name), least=1)
+        if self.size is not None:
+            _check_integer("size", self.size, least=1)
+        _check_integer("seed", self.seed, least=0)
+        _check_number("eta", self.eta, "0 or more", lambda v: v >= 0)
+        _check_number("guidance_scale", self.guidance_scale, "0 or more", lambda v: v >= 0)
+        for name in ("learning_rate", "preserve_weight"):
+            _check_number(name, getattr(self, name), "above 0", lambda v: v > 0)
+        if self.lora_alpha is not None:
+            _check_number("lora_alpha", self.lora_alpha, "above 0", lambda v: v > 0)
+        if self.stop_at_alignment is not None:
+            _check_number("stop_at_alignment", self.stop_at_alignment, "below 1", lambda v: v < 1)
+        for prompt in self.preserve:
+            check_prompt("preserve", prompt)
+        if self.erase_from is not None:
+            check_prompt("erase_from", self.erase_from)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON types."""
+        return {**asdict(self), "preserve": list(self.preserve)}
+
+    def to_json(self) -> str:
+        """The fields as a JSON object, sorted by name."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ESDConfig:
+        """The configuration of a dictionary of fields.
+
+        Raises:
+            TypeError: If a field is unknown; the message lists those that exist.
+        """
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise TypeError(f"ESDConfig has no field {', '.join(unknown)}; it has {', '.join(known)}.")
+        return cls(**values)
+
+    @classmethod
+    def from_json(cls, text: str) -> ESDConfig:
+        """The configuration that `to_json` wrote."""
+        return cls.from_dict(json.loads(text))
+
+
+def check_prompt(name: str, prompt: object) -> None:
+    """Refuse what is no prompt.
+
+    Raises:
+        TypeError: If it is no string.
+        ValueError: If it is empty or blank.
+    """
+    if not isinstance(prompt, str):
+        raise TypeError(f"{name} must be text, got {prompt!r} of type {type(prompt).__name__}.")
+    if not prompt.strip():
+        raise ValueError(f"{name} is empty: got {prompt!r}; give the words of a prompt.")
+
+
+def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, allowed))}.")
+
+
+def _check_integer(name: str, value: object, *, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, got {value!r} of type {type(value).__name__}.")
+    if value < least:
+        raise ValueError(f"{name}={value} is too small; it must be {least} or more.")
+
+
+def _check_number(name: str, value: object, allowed: str, test: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}.")
+    if not math.isfinite(value) or not test(value):
+        raise ValueError(f"{name}={value} is out of range; it must be {allowed}.")

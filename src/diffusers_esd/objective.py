@@ -1,0 +1,50 @@
+r"""The training target of Erased Stable Diffusion, and the figure that shows how far it is reached.
+
+Eq. 7 of Gandikota, Materzynska, Fiotto-Kaufman and Bau, "Erasing Concepts from Diffusion Models"
+(arXiv:2303.07345), with the frozen model's predictions `e_cond` (of the concept) and `e_null` (of the empty prompt):
+
+    e_student(x_t, c, t)  <-  e_null - eta * (e_cond - e_null)
+
+The coefficients of the right side sum to 1, so the target commutes with affine maps of the prediction: noise, v,
+sample and flow velocity share it.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def esd_target(e_cond: Tensor, e_null: Tensor, eta: float, e_from: Tensor | None = None) -> Tensor:
+    """What the student should predict.
+
+    Args:
+        e_cond: Teacher's prediction for the concept, (B, C, H, W) or any shape the others share.
+        e_null: Teacher's prediction for the empty prompt.
+        eta: Strength of the negative guidance, 0 or more, usually 1.
+        e_from: Teacher's prediction for the prompt that the concept is erased from, when there is one; it takes the
+            place of the first `e_null` (the authors' later code, not in the paper).
+
+    Returns:
+        `e_null - eta * (e_cond - e_null)`, or `e_from - eta * (e_cond - e_null)`.
+    """
+    origin = e_null if e_from is None else e_from
+    return origin - eta * (e_cond - e_null)
+
+
+def alignment(e_student: Tensor, e_cond: Tensor, e_null: Tensor, e_from: Tensor | None = None) -> Tensor:
+    """How much of the concept's direction `u = e_cond - e_null` is left in the student's prediction.
+
+    Args:
+        e_student: Student's prediction for the concept, or for `erase_from`.
+        e_cond: Teacher's prediction for the concept.
+        e_null: Teacher's prediction for the empty prompt.
+        e_from: Teacher's prediction for `erase_from`, when there is one.
+
+    Returns:
+        Scalar `<e_student - e_null, u> / <u, u>` over all elements: 1 where the concept is intact, 0 where the
+            student predicts what the empty prompt does, `-eta` at the target. With `e_from` in place of the first
+            `e_null` it starts at 0 and the target is `-eta` again.
+    """
+    u = (e_cond - e_null).flatten().float()
+    origin = e_null if e_from is None else e_from
+    return (e_student - origin).flatten().float().dot(u) / u.dot(u).clamp_min(1e-30)

@@ -1,0 +1,261 @@
+"""`ESDTrainer`: a pipeline and a configuration in, an `Erasure` out.
+
+One iteration, with the student's and the teacher's predictions at states `x_t` of a trajectory:
+
+    e_null, e_cond = teacher(x_t, ""), teacher(x_t, c)          one batch, no gradient
+    loss           = MSE(student(x_t, c), e_null - eta * (e_cond - e_null))
+
+and, where prompts p are to be preserved, on trajectories of their own
+
+    loss          += preserve_weight * MSE(student(x_t, p), teacher(x_t, p))
+
+Paper: arXiv:2303.07345, Eq. 7 and Sec. 4.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+from torch.nn import functional
+
+from .adapter import Adapter, base_layers, check_denoiser, check_name
+from .config import ESDConfig, check_prompt
+from .erasure import Erasure, Provenance
+from .families import Family, family_for
+from .groups import Selection, select
+from .networks import Networks
+from .objective import alignment, esd_target
+from .trajectory import FreshTrajectory, Trajectory, TrajectoryPool
+
+_PACKAGES = ("diffusers-esd", "torch", "diffusers", "peft", "transformers")
+_SMOOTHING = 0.95
+_LEAST_ITERATIONS = 20  # before the smoothed alignment may stop a training
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a callback is told after an iteration.
+
+    Attributes:
+        iteration: Iterations made, from 1.
+        loss: Loss of this one.
+        alignment: Alignment of its batch: 1 is intact, 0 the unconditional prediction, `-eta` the target.
+        smoothed_alignment: Its moving average, which early stopping looks at.
+    """
+
+    iteration: int
+    loss: float
+    alignment: float
+    smoothed_alignment: float
+
+
+class ESDTrainer:
+    """Erases concepts from a pipeline's denoiser.
+
+    Args:
+        pipe: A pipeline of a known family.
+        config: The configuration; `None` means the defaults.
+        family: For a kind of pipeline the package does not know: its family.
+        overrides: Fields of `ESDConfig` to change.
+
+    Raises:
+        TypeError: If the pipeline is of no known family, or a field is unknown.
+        ValueError: If the pipeline or the configuration cannot be trained; the message says what to do.
+    """
+
+    def __init__(
+        self,
+        pipe: DiffusionPipeline,
+        config: ESDConfig | None = None,
+        *,
+        family: Family | None = None,
+        **overrides: Any,
+    ) -> None:
+        self.pipe = pipe
+        self.config = ESDConfig.from_dict({**(config or ESDConfig()).to_dict(), **overrides})
+        self.family = family if family is not None else family_for(pipe)
+        self.family.check()
+        self._shape = self.family.latent_shape(self.config.size)
+        self._selection()
+
+    def erase(
+        self,
+        concept: str | Sequence[str],
+        *,
+        name: str | None = None,
+        callback: Callable[[Progress], None] | None = None,
+    ) -> Erasure:
+        """Train an adapter that erases a concept. It stays on the pipeline, active beside what was active before.
+
+        Args:
+            concept: The concept in words, or several that one adapter erases together.
+            name: Name of the adapter; `None` makes one of the concept, `"no-van-gogh"`.
+            callback: Called after every iteration.
+
+        Returns:
+            The erasure. After Ctrl-C it is what was reached, with `provenance.complete` false.
+
+        Raises:
+            TypeError: If a concept is no text.
+            ValueError: If a concept is empty, the name cannot be used, or the pipeline cannot be trained.
+        """
+        concepts = [concept] if isinstance(concept, str) else list(concept)
+        if not concepts:
+            raise ValueError("concept is an empty list; give at least one prompt.")
+        for prompt in concepts:
+            check_prompt("concept", prompt)
+        if len(concepts) > 1 and self.config.erase_from is not None:
+            raise ValueError("erase_from takes a single concept; erase several with one call each.")
+        name = name if name is not None else "no-" + "-".join(map(_slug, concepts))
+        selection = self._selection()
+        check_name(self.family.denoiser, name)
+        adapter = Adapter(
+            self.family.denoiser,
+            name,
+            selection,
+            rank=self.config.rank,
+            lora_alpha=self.config.lora_alpha or self.config.rank,
+            seed=self.config.seed,
+        )
+        try:
+            with adapter.training():
+                training = _Training(self, adapter, concepts)
+                training.run(callback)
+            adapter.fold_scale()
+        except BaseException:
+            adapter.detach()
+            raise
+        provenance = training.provenance(selection)
+        return Erasure(name, adapter.weights(self.family.component), self.config, provenance)
+
+    def _selection(self) -> Selection:
+        """The layers to train, of a denoiser that can be trained."""
+        check_denoiser(self.family.denoiser)
+        modules = [module for module, _ in self.family.denoiser.named_modules()]
+        return select(base_layers(self.family.denoiser), modules, self.config.group)
+
+
+class _Training:
+    """One training: what `ESDTrainer.erase` sets up, iterates and reports."""
+
+    def __init__(self, trainer: ESDTrainer, adapter: Adapter, concepts: Sequence[str]) -> None:
+        self.config, self.family, self.pipe = trainer.config, trainer.family, trainer.pipe
+        self._started = time.monotonic()
+        self.concepts = tuple(concepts)
+        self.history: list[tuple[float, float]] = []
+        self.smoothed: float | None = None
+        self.complete = False
+        config = self.config
+        self.family.set_schedule(config.num_inference_steps)
+        # With erase_from, the student is trained, and trajectories run, on that prompt.
+        student_prompts = concepts if config.erase_from is None else [config.erase_from]
+        self.networks = Networks(self.family, adapter, [*concepts, *student_prompts, *config.preserve])
+        self.optimizer = torch.optim.Adam(adapter.parameters, lr=config.learning_rate)
+        self.parameters = adapter.parameters
+        self.trajectory = self._trajectory(trainer._shape, student_prompts, config.seed)
+        self.preserve = self._trajectory(trainer._shape, config.preserve, config.seed + 1) if config.preserve else None
+
+    def _trajectory(self, shape: tuple[int, ...], prompts: Sequence[str], seed: int) -> Trajectory:
+        kind = TrajectoryPool if self.config.trajectory == "pool" else FreshTrajectory
+        return kind(
+            self.networks,
+            prompts,
+            shape=shape,
+            guidance_scale=self.config.guidance_scale,
+            batch_size=self.config.batch_size,
+            rollout=self.config.rollout,
+            generator=torch.Generator().manual_seed(seed),
+        )
+
+    def run(self, callback: Callable[[Progress], None] | None) -> None:
+        """Iterate until done, stopped by the alignment, or interrupted."""
+        try:
+            with self.pipe.progress_bar(total=self.config.iterations) as bar:
+                while len(self.history) < self.config.iterations and not self._aligned():
+                    progress = self.iterate()
+                    bar.set_postfix(loss=f"{progress.loss:.4f}", alignment=f"{progress.smoothed_alignment:.2f}")
+                    bar.update()
+                    if callback is not None:
+                        callback(progress)
+            self.complete = True
+        except KeyboardInterrupt:
+            pass
+
+    def iterate(self) -> Progress:
+        """One optimiser update; the same predictions move the trajectories on."""
+        loss, aligned = self._erase_loss()
+        if self.preserve is not None:
+            loss = loss + self.config.preserve_weight * self._preserve_loss(self.preserve)
+        gradients = torch.autograd.grad(loss, self.parameters)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.optimizer.step()
+        value = (loss.item(), aligned.item())
+        self.history.append(value)
+        before = value[1] if self.smoothed is None else self.smoothed
+        self.smoothed = _SMOOTHING * before + (1 - _SMOOTHING) * value[1]
+        return Progress(len(self.history), *value, self.smoothed)
+
+    def _erase_loss(self) -> tuple[Tensor, Tensor]:
+        states = self.trajectory.draw()
+        x_t, position, erase_from = states.x_t, states.position, self.config.erase_from
+        nothing = [""] * len(position)
+        e_from = None
+        if erase_from is None:
+            e_null, e_cond = self.networks.teacher(x_t, position, nothing, states.prompts)
+        else:
+            concept = list(self.concepts) * len(position)
+            e_null, e_cond, e_from = self.networks.teacher(x_t, position, nothing, concept, states.prompts)
+        e_student = self.networks.student(x_t, position, states.prompts)
+        target = esd_target(e_cond, e_null, self.config.eta, e_from)
+        e_teacher = e_cond if e_from is None else e_from
+        self.trajectory.advance(states, self._rollout(e_student, e_teacher), e_null)
+        aligned = alignment(e_student.detach(), e_cond, e_null, e_from)
+        return functional.mse_loss(e_student.float(), target.float()), aligned
+
+    def _preserve_loss(self, trajectory: Trajectory) -> Tensor:
+        states = trajectory.draw()
+        nothing = [""] * len(states.position)
+        e_null, e_cond = self.networks.teacher(states.x_t, states.position, nothing, states.prompts)
+        e_student = self.networks.student(states.x_t, states.position, states.prompts)
+        trajectory.advance(states, self._rollout(e_student, e_cond), e_null)
+        return functional.mse_loss(e_student.float(), e_cond.float())
+
+    def _rollout(self, e_student: Tensor, e_teacher: Tensor) -> Tensor:
+        return e_student.detach() if self.config.rollout == "student" else e_teacher
+
+    def _aligned(self) -> bool:
+        bound = self.config.stop_at_alignment
+        if bound is None or self.smoothed is None or len(self.history) < _LEAST_ITERATIONS:
+            return False
+        return self.smoothed <= bound
+
+    def provenance(self, selection: Selection) -> Provenance:
+        """What the erasure was trained on and how it went."""
+        return Provenance(
+            concepts=self.concepts,
+            base_model=str(self.pipe.config.get("_name_or_path") or type(self.pipe).__name__),
+            family=type(self.family).__name__,
+            component=self.family.component,
+            pattern=selection.pattern,
+            layers=len(selection.names),
+            versions={package: version(package) for package in _PACKAGES},
+            iterations=len(self.history),
+            alignment=self.smoothed,
+            seconds=round(time.monotonic() - self._started, 2),
+            evaluations=dict(self.networks.evaluations),
+            complete=self.complete,
+            history=tuple(self.history),
+        )
+
+
+def _slug(concept: str) -> str:
+    return re.sub(r"[^\w]+", "-", concept.lower()).strip("-") or "concept"
