@@ -1,0 +1,44 @@
+"""emoji_sd: a small real Stable Diffusion, 64 px, that draws forty objects in five emoji styles.
+
+    from emoji_sd import Judge, load, rates
+
+`load()` gives the pipeline, `Judge` tells objects and styles in pictures, `rates` how often a pipeline draws what
+it is asked for. The scripts that made the weights are `data.py`, `train_autoencoder.py`, `train_diffusion.py` and
+`train_judge.py`; whose artwork it learned from stands in ATTRIBUTION.md.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+
+from .judge import Judge, Probabilities
+from .rates import ALL_PAIRS, Rates, draw, rates, some_pairs, unnamed
+from .vocabulary import CLASSES, OBJECTS, STYLES, class_of, phrase
+
+__all__ = [
+    "ALL_PAIRS",
+    "CLASSES",
+    "OBJECTS",
+    "STYLES",
+    "WEIGHTS",
+    "Judge",
+    "Probabilities",
+    "Rates",
+    "class_of",
+    "draw",
+    "load",
+    "phrase",
+    "rates",
+    "some_pairs",
+    "unnamed",
+]
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def load(dtype: torch.dtype = torch.float32) -> StableDiffusionPipeline:
+    """The pipeline, on the CPU. Its weights are stored in float16."""
+    return StableDiffusionPipeline.from_pretrained(WEIGHTS, dtype=dtype, local_files_only=True)

@@ -6,6 +6,7 @@ seen a generated one.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ class Judge(nn.Module):
         super().__init__()
         widths = (3, 24, 48, 80, 128)
         blocks: list[nn.Module] = []
-        for narrow, wide in zip(widths, widths[1:], strict=False):
+        for narrow, wide in pairwise(widths):
             blocks += [nn.Conv2d(narrow, wide, 3, stride=2, padding=1), nn.GroupNorm(8, wide), nn.SiLU()]
             blocks += [nn.Conv2d(wide, wide, 3, padding=1), nn.GroupNorm(8, wide), nn.SiLU()]
         self.body = nn.Sequential(*blocks)
@@ -51,7 +52,7 @@ class Judge(nn.Module):
         return Probabilities(objects.softmax(1), styles.softmax(1))
 
     @classmethod
-    def from_pretrained(cls, folder: Path) -> Judge:
+    def from_pretrained(cls, folder: Path = Path(__file__).parent / "weights") -> Judge:
         """The trained judge, float32, in evaluation mode."""
         judge = cls()
         judge.load_state_dict({k: v.float() for k, v in load_file(folder / "judge.safetensors").items()})

@@ -11,9 +11,8 @@ import torch
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 
+from . import WEIGHTS
 from .data import CACHE
-
-WEIGHTS = Path(__file__).parent / "weights"
 
 
 def arguments(description: str | None, *, updates: int, batch: int, rate: float) -> argparse.Namespace:
@@ -78,7 +77,10 @@ def train(
         if done % 50 == 0:
             pace = (time.monotonic() - start) / (done - first)
             left = pace * (options.updates - done) / 60
-            print(f"{name} {done}/{options.updates} loss {total / 50:.5f} {pace:.2f} s/update {left:.0f} min left", flush=True)
+            print(
+                f"{name} {done}/{options.updates} loss {total / 50:.5f} {pace:.2f} s/update {left:.0f} min left",
+                flush=True,
+            )
             total = 0.0
         if done % 200 == 0 or done == options.updates:
             state = {

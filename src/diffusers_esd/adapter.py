@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
@@ -18,18 +19,21 @@ from torch import Tensor, nn
 
 from .groups import Selection
 
+Denoiser = Any
+"""A diffusers model that takes adapters: an `nn.Module` with `ModelMixin` and `PeftAdapterMixin`."""
 
-def tuner_layers(denoiser: nn.Module) -> list[BaseTunerLayer]:
+
+def tuner_layers(denoiser: Denoiser) -> list[Any]:
     """The layers that carry adapters."""
     return [module for module in denoiser.modules() if isinstance(module, BaseTunerLayer)]
 
 
-def adapter_names(denoiser: nn.Module) -> list[str]:
+def adapter_names(denoiser: Denoiser) -> list[str]:
     """Names of all adapters on the denoiser, active or not."""
     return list(getattr(denoiser, "peft_config", {}))
 
 
-def base_layers(denoiser: nn.Module) -> list[str]:
+def base_layers(denoiser: Denoiser) -> list[str]:
     """Names of every Linear and Conv2d, whether adapters wrap it or not."""
     names: list[str] = []
     inside: tuple[str, ...] = ()
@@ -44,7 +48,7 @@ def base_layers(denoiser: nn.Module) -> list[str]:
     return names
 
 
-def check_denoiser(denoiser: nn.Module) -> None:
+def check_denoiser(denoiser: Denoiser) -> None:
     """Refuse a denoiser that an adapter cannot be trained on.
 
     Raises:
@@ -74,7 +78,7 @@ def check_denoiser(denoiser: nn.Module) -> None:
         )
 
 
-def check_name(denoiser: nn.Module, name: str) -> None:
+def check_name(denoiser: Denoiser, name: str) -> None:
     """Refuse a name that an adapter cannot have.
 
     Raises:
@@ -94,7 +98,7 @@ def check_name(denoiser: nn.Module, name: str) -> None:
 class UserState:
     """What the user's adapters and parameters were before we came: active adapters and `requires_grad`."""
 
-    def __init__(self, denoiser: nn.Module) -> None:
+    def __init__(self, denoiser: Denoiser) -> None:
         self._denoiser = denoiser
         self._active = {id(layer): list(layer.active_adapters) for layer in tuner_layers(denoiser)}
         self._all_active = list(dict.fromkeys(name for names in self._active.values() for name in names))
@@ -123,18 +127,19 @@ class Adapter:
     """
 
     def __init__(
-        self, denoiser: nn.Module, name: str, selection: Selection, *, rank: int, lora_alpha: float, seed: int
+        self, denoiser: Denoiser, name: str, selection: Selection, *, rank: int, lora_alpha: float, seed: int
     ) -> None:
         self.name = name
         self._denoiser = denoiser
         self._user = UserState(denoiser)
+        # PEFT divides lora_alpha by r, so any number will do; its annotation says int.
         config = LoraConfig(r=rank, lora_alpha=lora_alpha, target_modules=selection.pattern)  # type: ignore[arg-type]
         device = next(denoiser.parameters()).device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
-            denoiser.add_adapter(config, adapter_name=name)  # type: ignore[operator]
+            denoiser.add_adapter(config, adapter_name=name)
         self._user.restore(adding=name)
-        self._layers = [layer for layer in tuner_layers(denoiser) if name in layer.lora_A]  # type: ignore[operator]
+        self._layers = [layer for layer in tuner_layers(denoiser) if name in layer.lora_A]
         assert len(self._layers) == len(selection.names)
         self.parameters = [p for key, p in denoiser.named_parameters() if f".{name}." in key]
         for parameter in self.parameters:
@@ -172,11 +177,11 @@ class Adapter:
     def fold_scale(self) -> None:
         """Fold `lora_alpha / rank` into B, so that the attached adapter is, bit for bit, the one in the file."""
         for layer in self._layers:
-            rank, alpha = layer.r[self.name], layer.lora_alpha[self.name]  # type: ignore[index, union-attr]
-            layer.lora_B[self.name].weight.mul_(alpha / rank)  # type: ignore[index, union-attr]
-            layer.lora_alpha[self.name] = rank  # type: ignore[index, union-attr]
-            layer.scaling[self.name] = 1.0  # type: ignore[index, union-attr]
-        self._denoiser.peft_config[self.name].lora_alpha = self._denoiser.peft_config[self.name].r  # type: ignore
+            rank, alpha = layer.r[self.name], layer.lora_alpha[self.name]
+            layer.lora_B[self.name].weight.mul_(alpha / rank)
+            layer.lora_alpha[self.name] = rank
+            layer.scaling[self.name] = 1.0
+        self._denoiser.peft_config[self.name].lora_alpha = self._denoiser.peft_config[self.name].r
 
     def weights(self, component: str) -> dict[str, Tensor]:
         """The portable weights after `fold_scale`: `<component>.<module>.lora_A.weight`, float32, on the CPU."""
@@ -188,7 +193,7 @@ class Adapter:
         _delete(self._denoiser, self.name, self._user)
 
 
-def load(denoiser: nn.Module, component: str, weights: dict[str, Tensor], name: str, scale: float) -> None:
+def load(denoiser: Denoiser, component: str, weights: dict[str, Tensor], name: str, scale: float) -> None:
     """Load portable weights as a further active adapter; the user's stay as they are.
 
     Args:
@@ -203,14 +208,14 @@ def load(denoiser: nn.Module, component: str, weights: dict[str, Tensor], name: 
     """
     check_fit(denoiser, component, weights)
     user = UserState(denoiser)
-    denoiser.load_lora_adapter(dict(weights), prefix=component, adapter_name=name)  # type: ignore[operator]
+    denoiser.load_lora_adapter(dict(weights), prefix=component, adapter_name=name)
     user.restore(adding=name)
     for layer in tuner_layers(denoiser):
-        if name in layer.scaling:  # type: ignore[operator]
-            layer.set_scale(name, scale)  # type: ignore[operator]
+        if name in layer.scaling:
+            layer.set_scale(name, scale)
 
 
-def check_fit(denoiser: nn.Module, component: str, weights: dict[str, Tensor]) -> None:
+def check_fit(denoiser: Denoiser, component: str, weights: dict[str, Tensor]) -> None:
     """Refuse weights whose layers the denoiser lacks or has in another shape.
 
     Raises:
@@ -231,7 +236,7 @@ def check_fit(denoiser: nn.Module, component: str, weights: dict[str, Tensor]) -
             )
 
 
-def remove(denoiser: nn.Module, name: str) -> None:
+def remove(denoiser: Denoiser, name: str) -> None:
     """Take an adapter off; the others stay as they are.
 
     Raises:
@@ -243,10 +248,10 @@ def remove(denoiser: nn.Module, name: str) -> None:
     _delete(denoiser, name, UserState(denoiser))
 
 
-def _delete(denoiser: nn.Module, name: str, user: UserState) -> None:
-    denoiser.delete_adapters(name)  # type: ignore[operator]
+def _delete(denoiser: Denoiser, name: str, user: UserState) -> None:
+    denoiser.delete_adapters(name)
     if adapter_names(denoiser):
         user.restore(removing=name)
     else:
-        denoiser.unload_lora()  # type: ignore[operator]
+        denoiser.unload_lora()
         user.restore()

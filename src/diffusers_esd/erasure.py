@@ -203,7 +203,7 @@ class Erasure:
         """
         adapter.remove(self._denoiser(pipe), self.name if name is None else name)
 
-    def _denoiser(self, pipe: DiffusionPipeline) -> Any:
+    def _denoiser(self, pipe: Any) -> Any:
         component = self.provenance.component
         if component not in pipe.components:
             raise ValueError(

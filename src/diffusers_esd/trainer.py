@@ -79,7 +79,6 @@ class ESDTrainer:
         family: Family | None = None,
         **overrides: Any,
     ) -> None:
-        self.pipe = pipe
         self.config = ESDConfig.from_dict({**(config or ESDConfig()).to_dict(), **overrides})
         self.family = family if family is not None else family_for(pipe)
         self.family.check()
@@ -147,7 +146,7 @@ class _Training:
     """One training: what `ESDTrainer.erase` sets up, iterates and reports."""
 
     def __init__(self, trainer: ESDTrainer, adapter: Adapter, concepts: Sequence[str]) -> None:
-        self.config, self.family, self.pipe = trainer.config, trainer.family, trainer.pipe
+        self.config, self.family, self.pipe = trainer.config, trainer.family, trainer.family.pipe
         self._started = time.monotonic()
         self.concepts = tuple(concepts)
         self.history: list[tuple[float, float]] = []

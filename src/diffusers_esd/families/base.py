@@ -33,7 +33,7 @@ class Family(ABC):
     timesteps: Tensor
 
     def __init__(self, pipe: DiffusionPipeline) -> None:
-        self.pipe = pipe
+        self.pipe: Any = pipe
 
     @classmethod
     @abstractmethod

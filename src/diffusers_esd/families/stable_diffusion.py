@@ -60,9 +60,9 @@ class StableDiffusion(Family):
         factor = self.pipe.vae_scale_factor
         size = size if size is not None else self.pipe.unet.config.sample_size * factor
         if size % factor:
+            near = (max(1, size // factor) * factor, (size // factor + 1) * factor)
             raise ValueError(
-                f"size={size} cannot be divided by {factor}, the autoencoder's factor; "
-                f"the nearest sizes that can are {size // factor * factor or factor} and {(size // factor + 1) * factor}."
+                f"size={size} cannot be divided by {factor}, the autoencoder's factor; give {near[0]} or {near[1]}."
             )
         return (self.pipe.unet.config.in_channels, size // factor, size // factor)
 

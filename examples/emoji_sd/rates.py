@@ -1,0 +1,140 @@
+"""Rates: how often the judge finds in a picture what its prompt asked for.
+
+The one table that the demo, the tests and the benchmarks read: rate of the erased concept, of the other objects, of
+the styles, with the base model beside, on the same prompts and seeds. Chance is 1 in 40 for an object and 1 in 5 for
+a style.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
+
+from .judge import Judge, Probabilities
+from .vocabulary import OBJECTS, STYLES, phrase
+
+Pair = tuple[str, str]
+"""An object and a style: one picture."""
+
+ALL_PAIRS: tuple[Pair, ...] = tuple(product(OBJECTS, STYLES))
+# Training never draws from a seed: it has noise of its own. These only have to stay the same.
+HELD_OUT_SEED = 100_000
+
+
+def some_pairs(styles_each: int) -> tuple[Pair, ...]:
+    """Every object in so many styles, every style equally often."""
+    names = list(STYLES)
+    return tuple((word, names[(i + 2 * k) % len(names)]) for i, word in enumerate(OBJECTS) for k in range(styles_each))
+
+
+def draw(
+    pipe: StableDiffusionPipeline,
+    prompts: Sequence[str],
+    *,
+    seed: int = HELD_OUT_SEED,
+    steps: int = 25,
+    guidance_scale: float = 4.0,
+    batch_size: int = 40,
+) -> Tensor:
+    """One picture of each prompt, (N, 3, 64, 64) in [-1, 1].
+
+    Args:
+        pipe: The pipeline as it is, with whatever adapters are active.
+        prompts: N prompts.
+        seed: Picture i starts from seed + i, in any batch.
+        steps: Denoising steps.
+        guidance_scale: Classifier-free guidance.
+        batch_size: Pictures at a time.
+    """
+    pictures = []
+    pipe.set_progress_bar_config(disable=True)
+    try:
+        for start in range(0, len(prompts), batch_size):
+            part = list(prompts[start : start + batch_size])
+            seeds = range(seed + start, seed + start + len(part))
+            generators = [torch.Generator().manual_seed(s) for s in seeds]
+            output = pipe(
+                part,
+                num_inference_steps=steps,
+                guidance_scale=guidance_scale,
+                generator=generators,
+                output_type="pt",
+            )
+            pictures.append(output.images * 2 - 1)
+    finally:
+        pipe.set_progress_bar_config(disable=False)
+    return torch.cat(pictures)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What the judge found.
+
+    Attributes:
+        pairs: What was asked for.
+        object_found: Whether the most probable object is the one asked for, (N,).
+        style_found: Whether the most probable style is the one asked for, (N,).
+    """
+
+    pairs: tuple[Pair, ...]
+    object_found: Tensor
+    style_found: Tensor
+
+    def _mean(self, found: Tensor, keep: Sequence[bool]) -> float:
+        return found[torch.tensor(keep)].float().mean().item()
+
+    def object(self, *words: str) -> float:
+        """Rate of these objects, or of all."""
+        return self._mean(self.object_found, [not words or word in words for word, _ in self.pairs])
+
+    def other_objects(self, *words: str) -> float:
+        """Rate of all objects but these."""
+        return self._mean(self.object_found, [word not in words for word, _ in self.pairs])
+
+    def style(self, name: str) -> float:
+        """Rate of a style."""
+        return self._mean(self.style_found, [style == name for _, style in self.pairs])
+
+    def other_styles(self, name: str | None = None, *, without: Sequence[str] = ()) -> float:
+        """Rate of all styles but one, on the objects that are not in `without`."""
+        return self._mean(self.style_found, [s != name and word not in without for word, s in self.pairs])
+
+
+def rates(
+    pipe: StableDiffusionPipeline,
+    judge: Judge,
+    pairs: Sequence[Pair] = ALL_PAIRS,
+    *,
+    seed: int = HELD_OUT_SEED,
+    steps: int = 25,
+    guidance_scale: float = 4.0,
+) -> Rates:
+    """Draw `"a cat in mono style"` for each pair and ask the judge.
+
+    Args:
+        pipe: The pipeline as it is.
+        judge: The judge.
+        pairs: Objects and styles; a pair that stands twice is drawn from two seeds.
+        seed: Picture i starts from seed + i: the same seeds for every pipeline compared.
+        steps: Denoising steps.
+        guidance_scale: Classifier-free guidance.
+    """
+    prompts = [phrase(word, style) for word, style in pairs]
+    seen = judge(draw(pipe, prompts, seed=seed, steps=steps, guidance_scale=guidance_scale))
+    words, styles = list(OBJECTS), list(STYLES)
+    return Rates(
+        tuple(pairs),
+        seen.objects.argmax(1) == torch.tensor([words.index(word) for word, _ in pairs]),
+        seen.styles.argmax(1) == torch.tensor([styles.index(style) for _, style in pairs]),
+    )
+
+
+def unnamed(pipe: StableDiffusionPipeline, judge: Judge, prompt: str = "an animal", n: int = 120) -> dict[str, float]:
+    """What a prompt that names no object yields: the share of each object in n pictures."""
+    seen: Probabilities = judge(draw(pipe, [prompt] * n))
+    return {word: (seen.objects.argmax(1) == i).float().mean().item() for i, word in enumerate(OBJECTS)}

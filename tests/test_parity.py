@@ -1,0 +1,162 @@
+"""Against the real pipeline and against the naive loop: states and updates are the same, number by number."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+)
+from peft import LoraConfig, get_peft_model_state_dict
+from tiny import tiny_pipeline
+
+from diffusers_esd import ESDTrainer
+from diffusers_esd.adapter import Adapter, base_layers
+from diffusers_esd.families import family_for
+from diffusers_esd.groups import select
+from diffusers_esd.networks import Networks
+from diffusers_esd.trajectory import FreshTrajectory
+
+STEPS, GUIDANCE, SEED = 6, 4.0, 7
+SHAPE = (4, 8, 8)
+
+
+def fresh(pipe: StableDiffusionPipeline, name: str = "ours") -> FreshTrajectory:
+    family = family_for(pipe)
+    family.set_schedule(STEPS)
+    modules = [module for module, _ in pipe.unet.named_modules()]
+    selection = select(base_layers(pipe.unet), modules, "esd-x")
+    adapter = Adapter(pipe.unet, name, selection, rank=2, lora_alpha=2, seed=0)
+    return FreshTrajectory(
+        Networks(family, adapter, ["a cat"]),
+        ["a cat"],
+        shape=SHAPE,
+        guidance_scale=GUIDANCE,
+        batch_size=1,
+        rollout="student",
+        generator=torch.Generator().manual_seed(SEED),
+    )
+
+
+def callback_latents(pipe: StableDiffusionPipeline, noise: torch.Tensor) -> list[torch.Tensor]:
+    states = [noise * pipe.scheduler.init_noise_sigma]
+
+    def keep(pipe: object, i: int, t: int, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        states.append(tensors["latents"])
+        return tensors
+
+    pipe(
+        "a cat",
+        latents=noise,
+        num_inference_steps=STEPS,
+        guidance_scale=GUIDANCE,
+        output_type="latent",
+        callback_on_step_end=keep,
+    )
+    return states
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_fresh_states_are_the_pipelines_own(prediction_type: str, spacing: str) -> None:
+    pipe = tiny_pipeline(prediction_type)
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, timestep_spacing=spacing)
+    trajectory = fresh(pipe)
+    for _ in range(4):
+        generator = torch.Generator()
+        generator.set_state(trajectory._generator.get_state())
+        torch.randint(STEPS, (1,), generator=generator)
+        noise = torch.randn((1, *SHAPE), generator=generator)
+        states = trajectory.draw()
+        expected = callback_latents(pipe, noise)
+        position = int(states.position)
+        assert torch.equal(trajectory._networks.family.timesteps, pipe.scheduler.timesteps)
+        torch.testing.assert_close(states.x_t, expected[position], rtol=1e-4, atol=1e-4)
+        if position:
+            assert not torch.allclose(states.x_t, expected[position - 1], atol=1e-2), "the control: states do move"
+
+
+@pytest.mark.parametrize("scheduler", [PNDMScheduler, EulerDiscreteScheduler, DPMSolverMultistepScheduler])
+def test_any_scheduler_trains_on_ddim_of_its_configuration(scheduler: type) -> None:
+    pipe = tiny_pipeline()
+    pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
+    family = family_for(pipe)
+    family.set_schedule(STEPS)
+    ours = family._scheduler  # type: ignore[attr-defined]
+    theirs = pipe.scheduler.config
+    assert type(ours) is DDIMScheduler
+    assert isinstance(pipe.scheduler, scheduler)
+    assert ours.config.clip_sample is False
+    for key in ("beta_start", "beta_end", "beta_schedule", "timestep_spacing", "steps_offset", "prediction_type"):
+        assert ours.config[key] == theirs[key]
+
+
+def naive(pipe: StableDiffusionPipeline, iterations: int, eta: float, rate: float) -> list[dict[str, torch.Tensor]]:
+    """Two networks and a plain loop: the published algorithm, with the frozen copy's unconditional in the guidance."""
+    teacher, student = copy.deepcopy(pipe.unet), pipe.unet
+    modules = [module for module, _ in student.named_modules()]
+    pattern = select(base_layers(student), modules, "esd-u").pattern
+    with torch.random.fork_rng():
+        torch.manual_seed(SEED)
+        student.add_adapter(LoraConfig(r=2, lora_alpha=4, target_modules=pattern), adapter_name="naive")
+    parameters = [p for name, p in student.named_parameters() if "lora_" in name]
+    optimizer = torch.optim.Adam(parameters, lr=rate)
+    scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    scheduler.set_timesteps(STEPS)
+    null, cond = (pipe.encode_prompt(prompt, "cpu", 1, False)[0] for prompt in ("", "a cat"))
+    generator = torch.Generator().manual_seed(SEED)
+    history = []
+    for _ in range(iterations):
+        k = int(torch.randint(STEPS, (1,), generator=generator))
+        x_t = torch.randn((1, *SHAPE), generator=generator)
+        with torch.no_grad():
+            for t in scheduler.timesteps[:k]:
+                e_null = teacher(x_t, t, null).sample
+                e_student = student(x_t, t, cond).sample
+                x_t = scheduler.step(e_null + GUIDANCE * (e_student - e_null), t, x_t).prev_sample
+            t = scheduler.timesteps[k]
+            e_null, e_cond = teacher(x_t, t, null).sample, teacher(x_t, t, cond).sample
+        loss = (student(x_t, t, cond).sample - (e_null - eta * (e_cond - e_null))).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append({k: v.clone() for k, v in get_peft_model_state_dict(student, adapter_name="naive").items()})
+    return history
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_a_training_equals_the_naive_reference_update_by_update(prediction_type: str) -> None:
+    iterations, eta, rate = 6, 1.5, 1e-3
+    expected = naive(tiny_pipeline(prediction_type), iterations, eta, rate)
+    pipe, updates = tiny_pipeline(prediction_type), []
+
+    def keep(progress: object) -> None:
+        state = get_peft_model_state_dict(pipe.unet, adapter_name="no-cat")
+        updates.append({key: value.clone() for key, value in state.items()})
+
+    ESDTrainer(
+        pipe,
+        group="esd-u",
+        eta=eta,
+        guidance_scale=GUIDANCE,
+        num_inference_steps=STEPS,
+        iterations=iterations,
+        learning_rate=rate,
+        rank=2,
+        lora_alpha=4,
+        trajectory="fresh",
+        seed=SEED,
+    ).erase("a cat", name="no-cat", callback=keep)
+    assert len(updates) == iterations
+    for ours, theirs in zip(updates, expected, strict=True):
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            torch.testing.assert_close(ours[key], theirs[key], rtol=0, atol=rate / 20)
+    moved = max((updates[-1][k] - updates[0][k]).abs().max().item() for k in updates[0])
+    assert moved > 3 * rate, "the control: the weights moved far more than the tolerance"
