@@ -109,7 +109,7 @@ def naive(pipe: StableDiffusionPipeline, iterations: int, eta: float, rate: floa
     optimizer = torch.optim.Adam(parameters, lr=rate)
     scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     scheduler.set_timesteps(STEPS)
-    null, cond = (pipe.encode_prompt(prompt, "cpu", 1, False)[0] for prompt in ("", "a cat"))
+    null, cond = (pipe.encode_prompt(prompt, "cpu", 1, False)[0].detach() for prompt in ("", "a cat"))
     generator = torch.Generator().manual_seed(SEED)
     history = []
     for _ in range(iterations):

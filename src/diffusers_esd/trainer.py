@@ -177,7 +177,8 @@ class _Training:
     def run(self, callback: Callable[[Progress], None] | None) -> None:
         """Iterate until done, stopped by the alignment, or interrupted."""
         try:
-            with self.pipe.progress_bar(total=self.config.iterations) as bar:
+            # The caller may be inside torch.no_grad(), as sampling scripts often are.
+            with torch.enable_grad(), self.pipe.progress_bar(total=self.config.iterations) as bar:
                 while len(self.history) < self.config.iterations and not self._aligned():
                     progress = self.iterate()
                     bar.set_postfix(loss=f"{progress.loss:.4f}", alignment=f"{progress.smoothed_alignment:.2f}")

@@ -7,6 +7,7 @@ a pool needs a step without memory. The pipeline's own scheduler object is not t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
 import torch
@@ -74,9 +75,10 @@ class StableDiffusion(Family):
 
     def set_schedule(self, steps: int) -> None:
         """DDIM's timesteps for the pipeline's noise schedule."""
-        config = self.pipe.scheduler.config
-        missing = {key: value for key, value in _UNLESS_SET.items() if key not in config}
-        self._scheduler = DDIMScheduler.from_config(config, **missing)
+        # from_config would drop values that equal the other class's defaults, such as its timestep spacing.
+        known = signature(DDIMScheduler.__init__).parameters
+        config = {key: value for key, value in self.pipe.scheduler.config.items() if key in known}
+        self._scheduler: Any = DDIMScheduler(**{**_UNLESS_SET, **config})
         self._scheduler.set_timesteps(steps, device=self.device)
         self.timesteps = self._scheduler.timesteps
 
