@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
@@ -250,8 +251,10 @@ def remove(denoiser: Denoiser, name: str) -> None:
 
 def _delete(denoiser: Denoiser, name: str, user: UserState) -> None:
     denoiser.delete_adapters(name)
-    if adapter_names(denoiser):
-        user.restore(removing=name)
-    else:
+    if not adapter_names(denoiser):
         denoiser.unload_lora()
-        user.restore()
+    # PEFT leaves its wrapper on layers that no adapter is left on.
+    for path, layer in list(denoiser.named_modules()):
+        if isinstance(layer, LoraLayer) and not layer.lora_A:
+            denoiser.set_submodule(path, layer.get_base_layer())
+    user.restore(removing=name)

@@ -1,0 +1,71 @@
+"""The configuration: defaults, JSON both ways, and a clear error for every wrong value."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import FrozenInstanceError, replace
+from typing import Any
+
+import pytest
+
+from diffusers_esd import ESDConfig
+
+ERRORS: list[tuple[dict[str, Any], type[Exception], str]] = [
+    (
+        {"group": "xattn"}, ValueError,
+        "group='xattn' is unknown; choose one of 'esd-x', 'esd-x-strict', 'esd-u', 'full'.",
+    ),
+    ({"rollout": "both"}, ValueError, "rollout='both' is unknown; choose one of 'student', 'teacher'."),
+    ({"trajectory": "none"}, ValueError, "trajectory='none' is unknown; choose one of 'pool', 'fresh'."),
+    ({"eta": -1}, ValueError, "eta=-1 is out of range; it must be 0 or more."),
+    ({"eta": float("nan")}, ValueError, "eta=nan is out of range; it must be 0 or more."),
+    ({"eta": "1"}, TypeError, "eta must be a number, got '1' of type str."),
+    ({"guidance_scale": -0.5}, ValueError, "guidance_scale=-0.5 is out of range; it must be 0 or more."),
+    ({"rank": 0}, ValueError, "rank=0 is too small; it must be 1 or more."),
+    ({"rank": 4.0}, TypeError, "rank must be a whole number, got 4.0 of type float."),
+    ({"iterations": 0}, ValueError, "iterations=0 is too small; it must be 1 or more."),
+    ({"num_inference_steps": 0}, ValueError, "num_inference_steps=0 is too small; it must be 1 or more."),
+    ({"batch_size": -2}, ValueError, "batch_size=-2 is too small; it must be 1 or more."),
+    ({"size": 0}, ValueError, "size=0 is too small; it must be 1 or more."),
+    ({"seed": -1}, ValueError, "seed=-1 is too small; it must be 0 or more."),
+    ({"learning_rate": 0}, ValueError, "learning_rate=0 is out of range; it must be above 0."),
+    ({"learning_rate": float("inf")}, ValueError, "learning_rate=inf is out of range; it must be above 0."),
+    ({"lora_alpha": -1.0}, ValueError, "lora_alpha=-1.0 is out of range; it must be above 0."),
+    ({"preserve_weight": 0}, ValueError, "preserve_weight=0 is out of range; it must be above 0."),
+    ({"stop_at_alignment": 1.0}, ValueError, "stop_at_alignment=1.0 is out of range; it must be below 1."),
+    ({"preserve": "a dog"}, TypeError, "preserve='a dog' is one string; give a list of prompts: ['a dog']."),
+    ({"preserve": ["a dog", " "]}, ValueError, "preserve is empty: got ' '; give the words of a prompt."),
+    ({"erase_from": ""}, ValueError, "erase_from is empty: got ''; give the words of a prompt."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("values", "kind", "message"), ERRORS, ids=lambda v: str(v)[:40])
+def test_wrong_values_are_refused(values: dict[str, Any], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=f"^{re.escape(message)}$"):
+        ESDConfig(**values)
+
+
+def test_defaults_are_the_papers_for_nudity() -> None:
+    config = ESDConfig()
+    assert (config.group, config.eta, config.iterations, config.batch_size) == ("esd-u", 1.0, 1000, 1)
+    assert (config.num_inference_steps, config.rollout) == (50, "student")
+
+
+def test_json_both_ways() -> None:
+    config = ESDConfig(group="esd-x", eta=2, preserve=["a dog", "a key"], erase_from="a cowboy", size=512)
+    assert ESDConfig.from_json(config.to_json()) == config
+    assert ESDConfig.from_json(config.to_json()) != replace(config, eta=1)
+
+
+def test_an_unknown_field_is_named() -> None:
+    message = "ESDConfig has no field strength; it has group, eta, guidance_scale,"
+    with pytest.raises(TypeError, match=re.escape(message)):
+        ESDConfig.from_dict({"strength": 2})
+
+
+def test_it_is_frozen_and_every_field_is_documented() -> None:
+    config = ESDConfig()
+    with pytest.raises(FrozenInstanceError):
+        config.eta = 2.0  # type: ignore[misc]
+    for name in config.to_dict():
+        assert len(re.findall(rf"^ +{name}: ", ESDConfig.__doc__ or "", re.MULTILINE)) == 1, name
