@@ -35,6 +35,15 @@ ERRORS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"stop_at_alignment": 1.0}, ValueError, "stop_at_alignment=1.0 is out of range; it must be below 1."),
     ({"preserve": "a dog"}, TypeError, "preserve='a dog' is one string; give a list of prompts: ['a dog']."),
     ({"preserve": ["a dog", " "]}, ValueError, "preserve is empty: got ' '; give the words of a prompt."),
+    ({"preserve": [7]}, TypeError, "preserve must be text, got 7 of type int."),
+    ({"erase_from": 7}, TypeError, "erase_from must be text, got 7 of type int."),
+    ({"iterations": True}, TypeError, "iterations must be a whole number, got True of type bool."),
+    ({"eta": True}, TypeError, "eta must be a number, got True of type bool."),
+    ({"size": 512.0}, TypeError, "size must be a whole number, got 512.0 of type float."),
+    ({"seed": None}, TypeError, "seed must be a whole number, got None of type NoneType."),
+    ({"guidance_scale": None}, TypeError, "guidance_scale must be a number, got None of type NoneType."),
+    ({"learning_rate": -1e-4}, ValueError, "learning_rate=-0.0001 is out of range; it must be above 0."),
+    ({"lora_alpha": 0}, ValueError, "lora_alpha=0 is out of range; it must be above 0."),
     ({"erase_from": ""}, ValueError, "erase_from is empty: got ''; give the words of a prompt."),
 ]  # fmt: skip
 
@@ -48,7 +57,18 @@ def test_wrong_values_are_refused(values: dict[str, Any], kind: type[Exception],
 def test_defaults_are_the_papers_for_nudity() -> None:
     config = ESDConfig()
     assert (config.group, config.eta, config.iterations, config.batch_size) == ("esd-u", 1.0, 1000, 1)
-    assert (config.num_inference_steps, config.rollout) == (50, "student")
+    assert (config.num_inference_steps, config.guidance_scale, config.rollout) == (50, 3.0, "student")
+    assert (config.erase_from, config.preserve, config.stop_at_alignment) == (None, (), None)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"eta": 0}, {"guidance_scale": 0}, {"rank": 1}, {"iterations": 1}, {"seed": 0}, {"stop_at_alignment": -1}],
+)
+def test_the_bounds_themselves_are_allowed(values: dict[str, Any]) -> None:
+    """The control of the refusals above."""
+    ((name, value),) = values.items()
+    assert getattr(ESDConfig(**values), name) == value
 
 
 def test_json_both_ways() -> None:

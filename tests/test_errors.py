@@ -28,6 +28,7 @@ QUICK: dict[str, Any] = {"num_inference_steps": 3, "iterations": 1, "rank": 2}
         ([3], None, TypeError, "concept must be text, got 3 of type int."),
         ("a cat", " ", ValueError, "Adapter name ' ' is empty; give it a name such as 'no-cat'."),
         ("a cat", "v1.5", ValueError, "Adapter name 'v1.5' has a dot, which PEFT cannot store; use 'v1-5'."),
+        ("a cat", "keys", ValueError, "Adapter name 'keys' is reserved by torch.nn.ModuleDict; use 'no-keys'."),
         (
             "a cat",
             "style",
@@ -132,11 +133,39 @@ def test_pipelines_that_cannot_be_trained(spoil: Callable[[StableDiffusionPipeli
     pipe = tiny_pipeline()
     ready = ESDTrainer(pipe, **QUICK)
     spoil(pipe)
+    there = list(getattr(pipe.unet, "peft_config", {}))
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         ESDTrainer(pipe, **QUICK)
     if spoil is not _flow:
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             ready.erase("a cat")
+    assert list(getattr(pipe.unet, "peft_config", {})) == there
+    assert not any(".no-a-cat." in name for name, _ in pipe.unet.named_parameters())
+
+
+@pytest.mark.parametrize("undo", ["unfuse", "unload", "enable"])
+def test_the_remedies_work(undo: str) -> None:
+    pipe = tiny_pipeline()
+    (_disabled if undo == "enable" else _fused)(pipe)
+    {"unfuse": pipe.unfuse_lora, "unload": pipe.unload_lora_weights, "enable": pipe.enable_lora}[undo]()
+    assert ESDTrainer(pipe, **QUICK).erase("a cat").provenance.complete
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "message"),
+    [
+        ({"eta": -1}, ValueError, "eta=-1 is out of range; it must be 0 or more."),
+        ({"rank": 0}, ValueError, "rank=0 is too small; it must be 1 or more."),
+        ({"batch_size": 0}, ValueError, "batch_size=0 is too small; it must be 1 or more."),
+        ({"learning_rate": 0}, ValueError, "learning_rate=0 is out of range; it must be above 0."),
+        ({"strength": 2}, TypeError, "ESDConfig has no field strength; it has group, eta, guidance_scale, "),
+    ],
+)
+def test_the_trainer_checks_its_overrides(values: dict[str, Any], kind: type[Exception], message: str) -> None:
+    pipe = tiny_pipeline()
+    with pytest.raises(kind, match=f"^{re.escape(message)}"):
+        ESDTrainer(pipe, **values)
+    assert not hasattr(pipe.unet, "peft_config")
 
 
 @pytest.mark.parametrize(

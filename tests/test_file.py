@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny import latents, style_adapter, tiny_pipeline, tiny_unet
@@ -38,6 +40,14 @@ def test_plain_diffusers_loads_what_was_trained(group: str, tmp_path: Path) -> N
     assert torch.equal(latents(other), trained)
     other.disable_lora()
     assert torch.equal(latents(other), base)
+
+
+def test_a_channels_last_denoiser_is_saved_too(tmp_path: Path) -> None:
+    pipe = tiny_pipeline()
+    pipe.unet.to(memory_format=torch.channels_last)
+    erasure = ESDTrainer(pipe, **QUICK).erase("a cat")
+    erasure.save_pretrained(tmp_path / "no-cat")
+    assert all(weight.is_contiguous() for weight in erasure.weights.values())
 
 
 def test_apply_and_remove(erasure: Erasure) -> None:
@@ -138,6 +148,10 @@ def _cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-2])
 
 
+def _pickle(path: Path) -> None:
+    torch.save({"unet.conv_in.lora_A.weight": torch.zeros(1)}, path)
+
+
 def _text(path: Path) -> None:
     path.write_text("this is no tensor file at all")
 
@@ -149,7 +163,8 @@ def _text(path: Path) -> None:
         (_foreign, WEIGHTS_NAME, ValueError, "holds no erasure: its header has no 'diffusers_esd'."),
         (_cut, WEIGHTS_NAME, ValueError, "is damaged or no safetensors file ("),
         (_text, WEIGHTS_NAME, ValueError, "is damaged or no safetensors file ("),
-        (_text, "weights.bin", ValueError, "is no safetensors file; only those are read, because others can run code."),
+        (_pickle, WEIGHTS_NAME, ValueError, "is damaged or no safetensors file ("),
+        (_pickle, "weights.bin", ValueError, "is no safetensors file; only those are read, because others can run "),
     ],
 )
 def test_what_is_no_erasure_is_refused(
@@ -173,3 +188,27 @@ def test_another_architecture_is_refused(erasure: Erasure) -> None:
     assert not hasattr(pipe.unet, "peft_config")
     shorter.remove(longer)
     assert torch.equal(latents(longer), base)
+
+
+def test_another_kind_of_pipeline_is_refused(erasure: Erasure) -> None:
+    unet = UNet2DModel(sample_size=8, block_out_channels=(32, 32), down_block_types=("DownBlock2D",) * 2,
+                       up_block_types=("UpBlock2D",) * 2)  # fmt: skip
+    pipe = DDPMPipeline(unet, DDPMScheduler())
+    with pytest.raises(ValueError, match=r"^The erasure was trained on another architecture: layer 'conv_in' has "):
+        erasure.apply(pipe)
+    assert not hasattr(pipe.unet, "peft_config")
+    with pytest.raises(ValueError, match=re.escape("pipeline with a transformer; a DDPMPipeline has unet, scheduler.")):
+        replace(erasure, provenance=replace(erasure.provenance, component="transformer")).apply(pipe)
+
+
+def test_apply_checks_names_and_pipeline(erasure: Erasure) -> None:
+    pipe = tiny_pipeline()
+    erasure.apply(pipe)
+    with pytest.raises(ValueError, match=r"^Adapter name 'no-a-cat' is in use on this pipeline \(no-a-cat\); "):
+        erasure.apply(pipe)
+    with pytest.raises(ValueError, match=r"^Adapter name 'v1.5' has a dot, which PEFT cannot store; use 'v1-5'.$"):
+        erasure.apply(pipe, name="v1.5")
+    pipe.fuse_lora()
+    with pytest.raises(ValueError, match=r"^The pipeline has a fused LoRA"):
+        erasure.apply(pipe, name="again")
+    assert list(pipe.unet.peft_config) == ["no-a-cat"]

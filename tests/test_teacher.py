@@ -155,3 +155,43 @@ def test_a_second_erasure_is_trained_on_top_of_the_first() -> None:
     assert pipe.get_active_adapters() == ["no-a-cat", "no-a-dog"]
     state = get_peft_model_state_dict(pipe.unet, adapter_name="no-a-cat")
     assert all(torch.equal(first.weights[f"unet.{key}"], value) for key, value in state.items())
+
+
+@pytest.mark.parametrize("name", ["0", "conv", "attn2", "base_layer"])
+def test_a_name_that_layers_have_too_trains_no_base_weight(name: str) -> None:
+    pipe = tiny_pipeline()
+    base = {key: value.clone() for key, value in pipe.unet.state_dict().items()}
+    picture = latents(pipe)
+    erasure = ESDTrainer(pipe, **QUICK).erase("a cat", name=name)
+    trained = latents(pipe)
+    assert not torch.equal(trained, picture), "the control: the erasure does something"
+    erasure.remove(pipe)
+    assert pipe.unet.state_dict().keys() == base.keys()
+    assert all(torch.equal(value, base[key]) for key, value in pipe.unet.state_dict().items())
+    erasure.apply(pipe)
+    assert torch.equal(latents(pipe), trained)
+
+
+@pytest.mark.parametrize("name", ["0", "attn1"])
+def test_a_users_name_that_layers_have_too_costs_no_weights(name: str) -> None:
+    pipe = tiny_pipeline()
+    style_adapter(pipe, name)
+    styled = latents(pipe)
+    erasure = ESDTrainer(pipe, **QUICK).erase("a cat")
+    trained = latents(pipe)
+    assert len(erasure.weights) == 2 * erasure.provenance.layers
+    erasure.remove(pipe)
+    assert torch.equal(latents(pipe), styled)
+    erasure.apply(pipe)
+    assert torch.equal(latents(pipe), trained)
+
+
+def test_the_tiny_pipeline_tells_prompts_apart() -> None:
+    """The control of every test here: a concept has a direction to erase."""
+    pipe = tiny_pipeline()
+    x_t = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        e_cond, e_null = (
+            pipe.unet(x_t, 500, pipe.encode_prompt(prompt, "cpu", 1, False)[0]).sample for prompt in ("a cat", "")
+        )
+    assert (e_cond - e_null).std() > 0.1 * e_cond.std()

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model_state_dict
+from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -83,12 +83,14 @@ def check_name(denoiser: Denoiser, name: str) -> None:
     """Refuse a name that an adapter cannot have.
 
     Raises:
-        ValueError: If it is blank, has a dot, or is in use.
+        ValueError: If it is blank, has a dot, is reserved by torch, or is in use.
     """
     if not name.strip():
         raise ValueError(f"Adapter name {name!r} is empty; give it a name such as 'no-cat'.")
     if "." in name:
         raise ValueError(f"Adapter name {name!r} has a dot, which PEFT cannot store; use {name.replace('.', '-')!r}.")
+    if hasattr(nn.ModuleDict, name):
+        raise ValueError(f"Adapter name {name!r} is reserved by torch.nn.ModuleDict; use {'no-' + name!r}.")
     if name in adapter_names(denoiser):
         raise ValueError(
             f"Adapter name {name!r} is in use on this pipeline ({', '.join(adapter_names(denoiser))}); "
@@ -142,7 +144,8 @@ class Adapter:
         self._user.restore(adding=name)
         self._layers = [layer for layer in tuner_layers(denoiser) if name in layer.lora_A]
         assert len(self._layers) == len(selection.names)
-        self.parameters = [p for key, p in denoiser.named_parameters() if f".{name}." in key]
+        # By layer, not by name: a name such as "0" or "conv" also stands in the names of base weights.
+        self.parameters = [side[name].weight for layer in self._layers for side in (layer.lora_A, layer.lora_B)]
         for parameter in self.parameters:
             parameter.data = parameter.data.float()
         self._states = [(layer.__dict__, list(layer.active_adapters)) for layer in self._layers]
@@ -186,8 +189,14 @@ class Adapter:
 
     def weights(self, component: str) -> dict[str, Tensor]:
         """The portable weights after `fold_scale`: `<component>.<module>.lora_A.weight`, float32, on the CPU."""
-        state = get_peft_model_state_dict(self._denoiser, adapter_name=self.name)
-        return {f"{component}.{key}": value.detach().cpu().contiguous().clone() for key, value in state.items()}
+        # PEFT's own collection drops keys in which another adapter's name stands, such as "0".
+        weights = {
+            f"{component}.{path}.{side}.weight": getattr(layer, side)[self.name].weight
+            for path, layer in self._denoiser.named_modules()
+            if isinstance(layer, LoraLayer) and self.name in layer.lora_A
+            for side in ("lora_A", "lora_B")
+        }
+        return {key: weight.detach().cpu().contiguous().clone() for key, weight in weights.items()}
 
     def detach(self) -> None:
         """Take the adapter off; the denoiser is as it was."""
