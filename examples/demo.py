@@ -15,15 +15,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from emoji_sd import Judge, draw, load, rates, some_pairs, unnamed
+from emoji_sd import Judge, draw, load, object_settings, rates, some_pairs, style_settings, unnamed
 
 from diffusers_esd import ESDTrainer
-
-# The settings the small model was measured with; a few hundred iterations are enough for it.
-CAT = {
-    "group": "esd-u", "num_inference_steps": 25, "iterations": 200, "batch_size": 4, "learning_rate": 1e-3, "rank": 8,
-}  # fmt: skip
-MONO = {**CAT, "group": "esd-x"}
 
 PROMPTS = (
     "a cat in noto style", "a cat in mono style", "an animal", "a dog in twemoji style", "a panda in mono style",
@@ -63,8 +57,8 @@ def main() -> None:
     output.mkdir(parents=True, exist_ok=True)
     judge = Judge.from_pretrained()
 
-    cat = ESDTrainer(load(), **CAT).erase("a cat")
-    mono = ESDTrainer(load(), **MONO).erase("art in mono style", name="no-mono")
+    cat = ESDTrainer(load(), **object_settings("cat")).erase("a cat")
+    mono = ESDTrainer(load(), **style_settings("mono")).erase("art in mono style", name="no-mono")
     cat.save_pretrained(output / "no-a-cat")
     mono.save_pretrained(output / "no-mono")
 
