@@ -7,6 +7,7 @@ whose merges are learned from the captions, so that every caption word is one to
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 
@@ -36,8 +37,6 @@ def tokenizer() -> CLIPTokenizer:
     bpe.train_from_iterator(corpus, trainer)
     with tempfile.TemporaryDirectory() as folder:
         vocab_file, merges_file = bpe.model.save(folder)
-        import json
-
         vocab = json.loads(Path(vocab_file).read_text())
         lines = [line for line in Path(merges_file).read_text().splitlines() if not line.startswith("#")]
     for letter in letters:  # a letter that ends a word is a token of its own

@@ -13,7 +13,7 @@ from .loop import arguments, train
 
 def main() -> None:
     """Train, print the accuracy on augmentations that were not trained on, save."""
-    options = arguments(__doc__, updates=1500, batch=64, rate=2e-3)
+    options = arguments(__doc__, updates=1200, batch=64, rate=2e-3)
     data = make(options.augmentations, options.seed)
     torch.manual_seed(options.seed)
     judge = Judge().to(memory_format=torch.channels_last)

@@ -106,6 +106,7 @@ class Erasure:
         folder = Path(folder)
         if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / JSON_NAME).is_file()):
             raise FileExistsError(f"{folder} holds something that is no erasure; give a new or an empty folder.")
+        is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         temporary = {name: folder / f".{name}.{os.getpid()}.tmp" for name in (WEIGHTS_NAME, JSON_NAME)}
         try:
@@ -116,7 +117,7 @@ class Erasure:
         finally:
             for path in temporary.values():
                 path.unlink(missing_ok=True)
-            if not any(folder.iterdir()):
+            if is_new and not any(folder.iterdir()):
                 folder.rmdir()
         return folder
 

@@ -5,7 +5,7 @@ evaluations to obtain one state, then three to train on it. But a denoising step
 loss at `x_t` needs: the teacher's conditional and unconditional predictions and the student's conditional one.
 `TrajectoryPool` therefore keeps several trajectories under way, at different timesteps. An iteration takes a batch
 of them, and the predictions of its loss also move them on by one step; a trajectory that has ended starts again from
-fresh noise. States cost nothing, every timestep comes equally often, and they belong to the student as it is now.
+fresh noise. States cost nothing, and every timestep comes equally often.
 
 Both are guided as `e_null + guidance_scale * (e_rollout - e_null)` with the teacher's `e_null`.
 """
