@@ -78,7 +78,8 @@ class StableDiffusion(Family):
         # from_config would drop values that equal the other class's defaults, such as its timestep spacing.
         known = signature(DDIMScheduler.__init__).parameters
         config = {key: value for key, value in self.pipe.scheduler.config.items() if key in known}
-        self._scheduler: Any = DDIMScheduler(**{**_UNLESS_SET, **config})
+        scheduler: Any = DDIMScheduler
+        self._scheduler = scheduler(**{**_UNLESS_SET, **config})
         self._scheduler.set_timesteps(steps, device=self.device)
         self.timesteps = self._scheduler.timesteps
 
