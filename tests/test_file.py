@@ -90,6 +90,14 @@ def test_both_ways(erasure: Erasure, tmp_path: Path) -> None:
     assert json.loads((folder / JSON_NAME).read_text()) == json.loads(json.dumps(erasure.to_dict()))
 
 
+def test_a_local_model_is_recorded_without_its_path(tmp_path: Path) -> None:
+    pipe = tiny_pipeline()
+    pipe.save_pretrained(tmp_path / "my-model")
+    local = type(pipe).from_pretrained(tmp_path / "my-model")
+    local.set_progress_bar_config(disable=True)
+    assert ESDTrainer(local, **QUICK).erase("a cat").provenance.base_model == "my-model"
+
+
 def test_the_header_is_what_every_loader_understands(erasure: Erasure, tmp_path: Path) -> None:
     with safe_open(erasure.save_pretrained(tmp_path / "no-cat") / WEIGHTS_NAME, framework="pt") as file:
         header = file.metadata()

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -242,7 +243,7 @@ class _Training:
         """What the erasure was trained on and how it went."""
         return Provenance(
             concepts=self.concepts,
-            base_model=str(self.pipe.config.get("_name_or_path") or type(self.pipe).__name__),
+            base_model=_model_name(self.pipe),
             family=type(self.family).__name__,
             component=self.family.component,
             pattern=selection.pattern,
@@ -255,6 +256,12 @@ class _Training:
             complete=self.complete,
             history=tuple(self.history),
         )
+
+
+def _model_name(pipe: Any) -> str:
+    """The Hub id of a pipeline's model; of a local one only its folder's name, for the rest is nobody's business."""
+    source = str(pipe.config.get("_name_or_path") or type(pipe).__name__)
+    return Path(source).name if Path(source).exists() else source
 
 
 def _slug(concept: str) -> str:

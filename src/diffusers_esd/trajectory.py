@@ -72,6 +72,10 @@ class _Sampler:
         self._rollout = rollout
         self._generator = generator
         self._steps = len(networks.family.timesteps)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Prepare what `draw` needs; the constructor's last act."""
 
     def _integers(self, high: int, n: int) -> list[int]:
         return torch.randint(high, (n,), generator=self._generator).tolist()
@@ -136,8 +140,7 @@ class TrajectoryPool(_Sampler):
         noise: The state each has started from.
     """
 
-    def __init__(self, *arguments, **options) -> None:  # type: ignore[no-untyped-def]
-        super().__init__(*arguments, **options)
+    def _begin(self) -> None:
         size = max(self._batch_size, min(self._steps, 4 * self._batch_size))
         offset = torch.rand((), generator=self._generator).item()
         self.position = [int((i + offset) * self._steps / size) % self._steps for i in range(size)]
