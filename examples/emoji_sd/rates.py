@@ -22,7 +22,7 @@ Pair = tuple[str, str]
 """An object and a style: one picture."""
 
 ALL_PAIRS: tuple[Pair, ...] = tuple(product(OBJECTS, STYLES))
-# Training never draws from a seed: it has noise of its own. These only have to stay the same.
+# Pictures to judge start from their own seeds, which no training uses and every comparison shares.
 HELD_OUT_SEED = 100_000
 
 

@@ -138,7 +138,7 @@ def main() -> None:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    vae.register_to_config(_name_or_path="emoji_sd")  # not the path of this machine
+    vae.register_to_config(_name_or_path="emoji_sd")  # else its folder is recorded
     pipe.unet.to(memory_format=torch.contiguous_format)
     pipe.to(dtype=torch.float16).save_pretrained(options.output)
 
