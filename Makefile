@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv demo test test-all lint docs
+.PHONY: venv demo frontier test test-all lint docs
 
 venv: $(VENV)/.stamp
 
@@ -17,6 +17,9 @@ $(VENV)/.docs-stamp: $(VENV)/.stamp
 
 demo: venv
 	$(BIN)/python examples/demo.py
+
+frontier: venv
+	$(BIN)/python examples/frontier.py
 
 test: venv
 	$(BIN)/python -m pytest -m "not slow"

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from emoji_sd import Judge, draw, load, object_settings, rates, some_pairs, style_settings, unnamed
+from emoji_sd import Judge, draw, load, rates, settings, some_pairs, unnamed
 
 from diffusers_esd import ESDTrainer
 
@@ -57,8 +57,8 @@ def main() -> None:
     output.mkdir(parents=True, exist_ok=True)
     judge = Judge.from_pretrained()
 
-    cat = ESDTrainer(load(), **object_settings("cat")).erase("a cat")
-    mono = ESDTrainer(load(), **style_settings("mono")).erase("art in mono style", name="no-mono")
+    cat = ESDTrainer(load(), **settings("esd-u")).erase("a cat")
+    mono = ESDTrainer(load(), **settings("esd-x")).erase("art in mono style", name="no-mono")
     cat.save_pretrained(output / "no-a-cat")
     mono.save_pretrained(output / "no-mono")
 

@@ -31,9 +31,13 @@ ERRORS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"learning_rate": 0}, ValueError, "learning_rate=0 is out of range; it must be above 0."),
     ({"learning_rate": float("inf")}, ValueError, "learning_rate=inf is out of range; it must be above 0."),
     ({"lora_alpha": -1.0}, ValueError, "lora_alpha=-1.0 is out of range; it must be above 0."),
-    ({"preserve_weight": 0}, ValueError, "preserve_weight=0 is out of range; it must be above 0."),
+    ({"preserve_weight": -1}, ValueError, "preserve_weight=-1 is out of range; it must be 0 or more."),
+    ({"null_space": 1}, TypeError, "null_space must be True or False, got 1."),
     ({"stop_at_alignment": 1.0}, ValueError, "stop_at_alignment=1.0 is out of range; it must be below 1."),
-    ({"preserve": "a dog"}, TypeError, "preserve='a dog' is one string; give a list of prompts: ['a dog']."),
+    (
+        {"preserve": "a dog"}, TypeError,
+        "preserve='a dog' is one string; give a list of prompts, ['a dog'], or 'vocabulary'.",
+    ),
     ({"preserve": ["a dog", " "]}, ValueError, "preserve is empty: got ' '; give the words of a prompt."),
     ({"preserve": [7]}, TypeError, "preserve must be text, got 7 of type int."),
     ({"erase_from": 7}, TypeError, "erase_from must be text, got 7 of type int."),
@@ -54,11 +58,29 @@ def test_wrong_values_are_refused(values: dict[str, Any], kind: type[Exception],
         ESDConfig(**values)
 
 
-def test_defaults_are_the_papers_for_nudity() -> None:
+def test_defaults_train_as_the_paper_does_for_nudity() -> None:
     config = ESDConfig()
     assert (config.group, config.eta, config.iterations, config.batch_size) == ("esd-u", 1.0, 1000, 1)
     assert (config.num_inference_steps, config.guidance_scale, config.rollout) == (50, 3.0, "student")
-    assert (config.erase_from, config.preserve, config.stop_at_alignment) == (None, (), None)
+    assert (config.erase_from, config.stop_at_alignment) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "weight"),
+    [
+        ({}, 10.0),
+        ({"group": "esd-x"}, 0.0),
+        ({"group": "esd-x-strict"}, 0.0),
+        ({"group": "esd-x", "null_space": False}, 10.0),
+        ({"group": "full"}, 10.0),
+        ({"preserve_weight": 0.0}, 0.0),
+        ({"group": "esd-x", "preserve_weight": 3.0}, 3.0),
+    ],
+)
+def test_the_vocabulary_is_preserved_by_a_loss_where_text_alone_cannot(fields: dict[str, Any], weight: float) -> None:
+    config = ESDConfig(**fields)
+    assert config.preserve == "vocabulary"
+    assert config.loss_weight == weight
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from tiny import style_adapter, tiny_pipeline, tiny_unet
 from diffusers_esd import ESDTrainer
 from diffusers_esd.groups import select
 
-QUICK: dict[str, Any] = {"num_inference_steps": 3, "iterations": 1, "rank": 2}
+QUICK: dict[str, Any] = {"num_inference_steps": 3, "iterations": 1, "rank": 2, "preserve": ()}
 
 
 @pytest.mark.parametrize(

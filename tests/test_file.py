@@ -19,7 +19,14 @@ from tiny import latents, style_adapter, tiny_pipeline, tiny_unet
 from diffusers_esd import Erasure, ESDTrainer
 from diffusers_esd.erasure import HEADER_KEY, JSON_NAME, WEIGHTS_NAME
 
-QUICK: dict[str, Any] = {"num_inference_steps": 5, "iterations": 8, "rank": 4, "lora_alpha": 6, "learning_rate": 1e-2}
+QUICK: dict[str, Any] = {
+    "num_inference_steps": 5,
+    "iterations": 8,
+    "rank": 4,
+    "lora_alpha": 6,
+    "learning_rate": 1e-2,
+    "preserve": (),
+}
 
 
 @pytest.fixture(scope="module")

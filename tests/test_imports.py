@@ -18,8 +18,8 @@ LAYERS: list[set[str]] = [
     {"config", "objective", "families.base"},
     {"groups", "families.stable_diffusion"},
     {"adapter", "families"},
-    {"networks"},
-    {"trajectory", "erasure"},
+    {"networks", "vocabulary"},
+    {"trajectory", "erasure", "null_space"},
     {"trainer"},
 ]
 LAYER = {name: height for height, names in enumerate(LAYERS) for name in names}

@@ -143,6 +143,7 @@ def test_a_training_equals_the_naive_reference_update_by_update(prediction_type:
     ESDTrainer(
         pipe,
         group="esd-u",
+        preserve=(),
         eta=eta,
         guidance_scale=GUIDANCE,
         num_inference_steps=STEPS,

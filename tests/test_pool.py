@@ -27,7 +27,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, **options: object) -> tuple[list[Stat
         return states[-1]
 
     monkeypatch.setattr(TrajectoryPool, "draw", note)
-    ESDTrainer(tiny_pipeline(), num_inference_steps=STEPS, rank=2, **options).erase(["a cat", "a dog"])  # type: ignore[arg-type]
+    ESDTrainer(tiny_pipeline(), num_inference_steps=STEPS, rank=2, preserve=(), **options).erase(["a cat", "a dog"])  # type: ignore[arg-type]
     return states, pools
 
 
@@ -81,7 +81,13 @@ def test_evaluations_are_two_without_and_one_with_gradient(batch_size: int, pres
 
     pipe.unet.register_forward_pre_hook(count)
     erasure = ESDTrainer(
-        pipe, num_inference_steps=STEPS, iterations=iterations, batch_size=batch_size, rank=2, preserve=preserve
+        pipe,
+        num_inference_steps=STEPS,
+        iterations=iterations,
+        batch_size=batch_size,
+        rank=2,
+        preserve=preserve,
+        null_space=False,
     ).erase("a cat")
     pools = 2 if preserve else 1
     samples = iterations * batch_size * pools
@@ -92,7 +98,13 @@ def test_evaluations_are_two_without_and_one_with_gradient(batch_size: int, pres
 
 def test_the_loss_falls_and_the_alignment_with_it() -> None:
     erasure = ESDTrainer(
-        tiny_pipeline(), num_inference_steps=STEPS, iterations=150, batch_size=4, rank=4, learning_rate=5e-3
+        tiny_pipeline(),
+        num_inference_steps=STEPS,
+        iterations=150,
+        batch_size=4,
+        rank=4,
+        learning_rate=5e-3,
+        preserve=(),
     ).erase("a cat")
     losses, aligned = zip(*erasure.provenance.history, strict=True)
     assert sum(losses[-20:]) < 0.5 * sum(losses[:20])
@@ -102,7 +114,7 @@ def test_the_loss_falls_and_the_alignment_with_it() -> None:
 
 def test_training_is_reproducible_and_the_seed_matters() -> None:
     def weights(seed: int) -> dict[str, torch.Tensor]:
-        trainer = ESDTrainer(tiny_pipeline(), num_inference_steps=5, iterations=3, rank=2, seed=seed)
+        trainer = ESDTrainer(tiny_pipeline(), num_inference_steps=5, iterations=3, rank=2, seed=seed, preserve=())
         return dict(trainer.erase("a cat").weights)
 
     first, again, other = weights(0), weights(0), weights(1)
@@ -111,7 +123,14 @@ def test_training_is_reproducible_and_the_seed_matters() -> None:
 
 
 def test_training_stops_at_the_alignment_asked_for() -> None:
-    options = {"num_inference_steps": 5, "iterations": 400, "batch_size": 4, "rank": 4, "learning_rate": 5e-3}
+    options = {
+        "num_inference_steps": 5,
+        "iterations": 400,
+        "batch_size": 4,
+        "rank": 4,
+        "learning_rate": 5e-3,
+        "preserve": (),
+    }
     erasure = ESDTrainer(tiny_pipeline(), stop_at_alignment=0.5, **options).erase("a cat")  # type: ignore[arg-type]
     assert erasure.provenance.alignment <= 0.5
     assert 20 <= erasure.provenance.iterations < 400

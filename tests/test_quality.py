@@ -16,11 +16,10 @@ from emoji_sd import (
     Rates,
     class_of,
     load,
-    object_settings,
     phrase,
     rates,
+    settings,
     some_pairs,
-    style_settings,
     unnamed,
 )
 
@@ -59,7 +58,7 @@ def base_unnamed(judge: Judge) -> dict[str, float]:
 def check_object(word: str, judge: Judge, record: Any) -> Erasure:
     """Erase an object with ESD-u and hold it to what the documentation promises."""
     pipe, pairs = load(), pairs_for(word)
-    erasure = ESDTrainer(pipe, **object_settings(word)).erase(phrase(word))
+    erasure = ESDTrainer(pipe, **settings("esd-u")).erase(phrase(word))
     before, after = base_rates(judge, pairs), rates(pipe, judge, pairs, seed=SEED)
     kept = after.other_objects(word) / before.other_objects(word)
     record(f"{word}_erased", round(after.object(word), 3))
@@ -83,7 +82,7 @@ _KEPT: dict[str, float] = {}
 def check_style(style: str, judge: Judge, record: Any) -> Erasure:
     """Erase a style with ESD-x and hold it to what the documentation promises."""
     pipe, pairs = load(), some_pairs(2)
-    erasure = ESDTrainer(pipe, **style_settings(style)).erase(f"art in {style} style")
+    erasure = ESDTrainer(pipe, **settings("esd-x")).erase(f"art in {style} style")
     before, after = base_rates(judge, pairs), rates(pipe, judge, pairs, seed=SEED)
     kept = after.object() / before.object()
     record(f"{style}_erased", round(after.style(style), 3))
@@ -119,7 +118,7 @@ def test_a_style_is_gone_and_the_objects_stay(judge: Judge, record_property: Any
 
 def test_an_adapter_for_another_object_leaves_this_one(judge: Judge) -> None:
     pipe = load()
-    ESDTrainer(pipe, **object_settings("pizza")).erase(phrase("pizza"))
+    ESDTrainer(pipe, **settings("esd-u")).erase(phrase("pizza"))
     cats = [("cat", style) for style in STYLES] * 4
     assert rates(pipe, judge, cats, seed=SEED).object("cat") >= 0.8 * base_rates(judge, tuple(cats)).object("cat")
 

@@ -15,7 +15,7 @@ from diffusers_esd import ESDTrainer, Progress
 from diffusers_esd.adapter import Adapter, base_layers, tuner_layers
 from diffusers_esd.groups import select
 
-QUICK: dict[str, Any] = {"num_inference_steps": 5, "iterations": 12, "rank": 2, "learning_rate": 1e-2}
+QUICK: dict[str, Any] = {"num_inference_steps": 5, "iterations": 12, "rank": 2, "learning_rate": 1e-2, "preserve": ()}
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from diffusers import StableDiffusionPipeline
 
 from .judge import Judge, Probabilities
 from .rates import ALL_PAIRS, Rates, draw, rates, some_pairs, unnamed
-from .settings import object_settings, style_settings
+from .settings import plain, settings
 from .vocabulary import CLASSES, OBJECTS, STYLES, class_of, phrase
 
 __all__ = [
@@ -31,11 +31,11 @@ __all__ = [
     "class_of",
     "draw",
     "load",
-    "object_settings",
     "phrase",
+    "plain",
     "rates",
+    "settings",
     "some_pairs",
-    "style_settings",
     "unnamed",
 ]
 

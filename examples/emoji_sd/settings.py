@@ -1,27 +1,24 @@
-"""The trainer's settings that the demo and the tests use on this model.
+"""The trainer's settings that the demo, the tests and the frontier use on this model.
 
-Plain ESD erases in a hundred updates here and takes its neighbours along, so both recipes preserve what is not erased:
-an object's, every other object; a style's, every object in every other style and in none.
+Only what depends on the size of a model: everything else is the package's default. `plain` is the paper's training,
+which erases in a hundred updates here and takes the neighbours along.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from .vocabulary import OBJECTS, STYLES, phrase
+from diffusers_esd.config import Group
 
-_COMMON: dict[str, Any] = {"num_inference_steps": 25, "batch_size": 4, "learning_rate": 1e-3, "rank": 8}
-
-
-def object_settings(word: str) -> dict[str, Any]:
-    """Fields of `ESDConfig` that erase an object, named or not: ESD-u."""
-    others = tuple(phrase(other) for other in OBJECTS if other != word)
-    return {**_COMMON, "group": "esd-u", "iterations": 120, "preserve": others, "preserve_weight": 3.0}
+_COMMON: dict[str, Any] = {"num_inference_steps": 25, "batch_size": 4, "learning_rate": 1e-3}
 
 
-def style_settings(style: str) -> dict[str, Any]:
-    """Fields of `ESDConfig` that erase a style: ESD-x."""
-    others = [phrase(word, other) for word in OBJECTS for other in STYLES if other != style]
-    unnamed = [phrase(word) for word in OBJECTS]
-    preserve = (*others, *unnamed)
-    return {**_COMMON, "group": "esd-x", "iterations": 150, "preserve": preserve, "preserve_weight": 8.0}
+def settings(group: Group) -> dict[str, Any]:
+    """Fields of `ESDConfig` for this model: train until the concept is reached, then stop."""
+    enough = -0.2 if group == "esd-u" else -0.05
+    return {**_COMMON, "group": group, "rank": 4, "iterations": 240, "stop_at_alignment": enough}
+
+
+def plain(group: Group) -> dict[str, Any]:
+    """Fields of `ESDConfig` for the paper's training: nothing is preserved."""
+    return {**_COMMON, "group": group, "rank": 8, "iterations": 100, "preserve": ()}

@@ -8,7 +8,7 @@ and puts it back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -98,6 +98,18 @@ def check_name(denoiser: Denoiser, name: str) -> None:
         )
 
 
+@contextmanager
+def evaluation(denoiser: Denoiser) -> Iterator[None]:
+    """The denoiser in evaluation mode, without anyone's dropout."""
+    modes = [(module, module.training) for module in denoiser.modules()]
+    denoiser.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
 class UserState:
     """What the user's adapters and parameters were before we came: active adapters and `requires_grad`."""
 
@@ -127,12 +139,26 @@ class Adapter:
         rank: Rank in every layer.
         lora_alpha: Scale times rank.
         seed: Seed of the initial weights; the global generators are left as they were.
+        rows: Fixed A of each layer, (rank, d); only B trains then. `None` draws A at random and trains both.
+
+    Attributes:
+        selection: The layers it is on.
+        parameters: The weights that train.
     """
 
     def __init__(
-        self, denoiser: Denoiser, name: str, selection: Selection, *, rank: int, lora_alpha: float, seed: int
+        self,
+        denoiser: Denoiser,
+        name: str,
+        selection: Selection,
+        *,
+        rank: int,
+        lora_alpha: float,
+        seed: int,
+        rows: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.name = name
+        self.selection = selection
         self._denoiser = denoiser
         self._user = UserState(denoiser)
         # PEFT divides lora_alpha by r, so any number will do; its annotation says int.
@@ -145,23 +171,27 @@ class Adapter:
         self._layers = [layer for layer in tuner_layers(denoiser) if name in layer.lora_A]
         assert len(self._layers) == len(selection.names)
         # By layer, not by name: a name such as "0" or "conv" also stands in the names of base weights.
-        self.parameters = [side[name].weight for layer in self._layers for side in (layer.lora_A, layer.lora_B)]
-        for parameter in self.parameters:
-            parameter.data = parameter.data.float()
+        for layer in self._layers:
+            for side in (layer.lora_A, layer.lora_B):
+                side[name].weight.data = side[name].weight.data.float()
+        for path, value in (rows or {}).items():
+            weight = denoiser.get_submodule(path).lora_A[name].weight
+            weight.data[: len(value)] = value.reshape(len(value), *weight.shape[1:])
+            weight.data[len(value) :] = 0
+        trained = ("lora_A", "lora_B") if rows is None else ("lora_B",)
+        self.parameters = [getattr(layer, side)[name].weight for layer in self._layers for side in trained]
         self._states = [(layer.__dict__, list(layer.active_adapters)) for layer in self._layers]
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Our weights trainable and nothing else's; the denoiser in evaluation mode (no dropout of anyone's)."""
-        modes = [(module, module.training) for module in self._denoiser.modules()]
-        self._denoiser.requires_grad_(False).eval()
+        """Our weights trainable and nothing else's; the denoiser in evaluation mode."""
+        self._denoiser.requires_grad_(False)
         for parameter in self.parameters:
             parameter.requires_grad_(True)
         try:
-            yield
+            with evaluation(self._denoiser):
+                yield
         finally:
-            for module, mode in modes:
-                module.training = mode
             self._user.restore(adding=self.name)
             for parameter in self.parameters:
                 parameter.grad = None

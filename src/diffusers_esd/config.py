@@ -36,8 +36,14 @@ class ESDConfig:
         seed: Seed of everything random: adapter, noises, timesteps, the order of concepts.
         erase_from: Prompt from which the concept is erased (`"hat"` from `"a cowboy"`): the student learns
             `e_from - eta * (e_cond - e_null)` on this prompt. `None` erases the concept itself.
-        preserve: Prompts on which the student must stay with the teacher, on trajectories of their own.
-        preserve_weight: Weight of the preserve loss; above 0, usually 1 to 20.
+        preserve: What must stay as it is: prompts, or `"vocabulary"`, the words of the text encoder in a few templates
+            without those of the concept. Nothing, `()`, is the paper's plain training.
+        null_space: Whether the adapter listens only to what tells the concept from the preserved prompts: A of every
+            layer is computed and held, B trains. Groups `"esd-x"` and `"full"` then leave the cross-attentions'
+            queries and outputs alone.
+        preserve_weight: Weight of a loss that holds the student to the teacher on the preserved prompts, on
+            trajectories of their own, at the cost of a second training; 0 or more, usually 1 to 20. 0 has no such loss.
+            `None` means 0 where the null space is of text alone (`"esd-x"`, `"esd-x-strict"`), and 10 elsewhere.
         stop_at_alignment: Stop when the smoothed alignment has fallen to this value; below 1, usually `-eta / 2` or
             lower. `None` trains for all iterations.
     """
@@ -56,8 +62,9 @@ class ESDConfig:
     size: int | None = None
     seed: int = 0
     erase_from: str | None = None
-    preserve: tuple[str, ...] = ()
-    preserve_weight: float = 1.0
+    preserve: tuple[str, ...] | Literal["vocabulary"] = "vocabulary"
+    null_space: bool = True
+    preserve_weight: float | None = None
     stop_at_alignment: float | None = None
 
     def __post_init__(self) -> None:
@@ -67,9 +74,17 @@ class ESDConfig:
             ValueError: If a value is out of range; the message says what came and what is allowed.
             TypeError: If a value has the wrong type.
         """
-        if isinstance(self.preserve, str):
-            raise TypeError(f"preserve={self.preserve!r} is one string; give a list of prompts: [{self.preserve!r}].")
-        object.__setattr__(self, "preserve", tuple(self.preserve))
+        if isinstance(self.preserve, str) and self.preserve != "vocabulary":
+            raise TypeError(
+                f"preserve={self.preserve!r} is one string; give a list of prompts, [{self.preserve!r}], "
+                "or 'vocabulary'."
+            )
+        if not isinstance(self.preserve, str):
+            object.__setattr__(self, "preserve", tuple(self.preserve))
+            for prompt in self.preserve:
+                check_prompt("preserve", prompt)
+        if not isinstance(self.null_space, bool):
+            raise TypeError(f"null_space must be True or False, got {self.null_space!r}.")
         for name, allowed in (("group", Group), ("rollout", Rollout), ("trajectory", Trajectory)):
             _check_choice(name, getattr(self, name), get_args(allowed))
         for name in ("num_inference_steps", "iterations", "batch_size", "rank"):
@@ -79,20 +94,27 @@ class ESDConfig:
         _check_integer("seed", self.seed, least=0)
         _check_number("eta", self.eta, "0 or more", lambda v: v >= 0)
         _check_number("guidance_scale", self.guidance_scale, "0 or more", lambda v: v >= 0)
-        for name in ("learning_rate", "preserve_weight"):
-            _check_number(name, getattr(self, name), "above 0", lambda v: v > 0)
+        if self.preserve_weight is not None:
+            _check_number("preserve_weight", self.preserve_weight, "0 or more", lambda v: v >= 0)
+        _check_number("learning_rate", self.learning_rate, "above 0", lambda v: v > 0)
         if self.lora_alpha is not None:
             _check_number("lora_alpha", self.lora_alpha, "above 0", lambda v: v > 0)
         if self.stop_at_alignment is not None:
             _check_number("stop_at_alignment", self.stop_at_alignment, "below 1", lambda v: v < 1)
-        for prompt in self.preserve:
-            check_prompt("preserve", prompt)
         if self.erase_from is not None:
             check_prompt("erase_from", self.erase_from)
 
+    @property
+    def loss_weight(self) -> float:
+        """Weight of the preserve loss: `preserve_weight`, or what `None` means."""
+        if self.preserve_weight is not None:
+            return self.preserve_weight
+        return 0.0 if self.null_space and self.group in ("esd-x", "esd-x-strict") else 10.0
+
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON types."""
-        return {**asdict(self), "preserve": list(self.preserve)}
+        preserve = self.preserve if isinstance(self.preserve, str) else list(self.preserve)
+        return {**asdict(self), "preserve": preserve}
 
     def to_json(self) -> str:
         """The fields as a JSON object, sorted by name."""

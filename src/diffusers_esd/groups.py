@@ -36,6 +36,16 @@ class Selection:
     names: tuple[str, ...]
     pattern: str
 
+    def only(self, names: Collection[str]) -> Selection:
+        """The layers of this selection that are among `names`."""
+        kept = tuple(name for name in self.names if name in names)
+        return self if kept == self.names else Selection(self.group, kept, "|".join(map(re.escape, kept)))
+
+    def confinable(self) -> Selection:
+        """Without the queries and outputs of cross-attentions: text and picture have mixed there, and no trajectories
+        short enough to be worth it show all mixtures that must be preserved."""
+        return self.only([name for name in self.names if not re.fullmatch(r".*\battn2\.to_(q|out\.0)", name)])
+
 
 # Group -> what a layer's name has to match from its start.
 _PREFIX: dict[Group, str] = {

@@ -5,9 +5,11 @@ One iteration, with the student's and the teacher's predictions at states `x_t` 
     e_null, e_cond = teacher(x_t, ""), teacher(x_t, c)          one batch, no gradient
     loss           = MSE(student(x_t, c), e_null - eta * (e_cond - e_null))
 
-and, where prompts p are to be preserved, on trajectories of their own
+and, where prompts p are held by a loss, on trajectories of their own
 
     loss          += preserve_weight * MSE(student(x_t, p), teacher(x_t, p))
+
+Before that, `null_space` decides what the adapter's layers may listen to at all.
 
 Paper: arXiv:2303.07345, Eq. 7 and Sec. 4.
 """
@@ -27,18 +29,22 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 from torch.nn import functional
 
-from .adapter import Adapter, base_layers, check_denoiser, check_name
+from . import vocabulary
+from .adapter import Adapter, base_layers, check_denoiser, check_name, evaluation
 from .config import ESDConfig, check_prompt
 from .erasure import Erasure, Provenance
 from .families import Family, family_for
 from .groups import Selection, select
 from .networks import Networks
+from .null_space import NullSpace, null_space
 from .objective import alignment, esd_target
 from .trajectory import FreshTrajectory, Trajectory, TrajectoryPool
 
 _PACKAGES = ("diffusers-esd", "torch", "diffusers", "peft", "transformers")
 _SMOOTHING = 0.95
 _LEAST_ITERATIONS = 20  # before the smoothed alignment may stop a training
+_CONTEXTS = 32  # words in whose company the concept is looked at
+_PRESERVED = 256  # prompts that the preserve loss draws from
 
 
 @dataclass(frozen=True)
@@ -117,23 +123,27 @@ class ESDTrainer:
         name = name if name is not None else "no-" + "-".join(map(_slug, concepts))
         selection = self._selection()
         check_name(self.family.denoiser, name)
+        started = time.monotonic()
+        preserved = self._preserved(concepts)
+        space = self._null_space(selection, concepts, preserved) if preserved and self.config.null_space else None
         adapter = Adapter(
             self.family.denoiser,
             name,
-            selection,
+            selection if space is None else selection.only(space.rows),
             rank=self.config.rank,
             lora_alpha=self.config.lora_alpha or self.config.rank,
             seed=self.config.seed,
+            rows=None if space is None else space.rows,
         )
         try:
             with adapter.training():
-                training = _Training(self, adapter, concepts)
+                training = _Training(self, adapter, concepts, preserved[:_PRESERVED])
                 training.run(callback)
             adapter.fold_scale()
         except BaseException:
             adapter.detach()
             raise
-        provenance = training.provenance(selection)
+        provenance = training.provenance(adapter, started, 0 if space is None else space.evaluations)
         return Erasure(name, adapter.weights(self.family.component), self.config, provenance)
 
     def _selection(self) -> Selection:
@@ -142,28 +152,57 @@ class ESDTrainer:
         modules = [module for module, _ in self.family.denoiser.named_modules()]
         return select(base_layers(self.family.denoiser), modules, self.config.group)
 
+    def _preserved(self, concepts: Sequence[str]) -> tuple[str, ...]:
+        """The prompts to preserve."""
+        if not isinstance(self.config.preserve, str):
+            return self.config.preserve
+        return vocabulary.preserved(self.family, [*concepts, *self._student_prompts(concepts)], self._generator(2))
+
+    def _null_space(self, selection: Selection, concepts: Sequence[str], preserved: Sequence[str]) -> NullSpace:
+        """Where the adapter may listen."""
+        generator, words = self._generator(3), vocabulary.words(self.family.tokenizer)
+        prompts = [vocabulary.in_contexts(c, words, _CONTEXTS, generator) for c in self._student_prompts(concepts)]
+        with evaluation(self.family.denoiser):
+            return null_space(
+                self.family,
+                selection.confinable().names,
+                concept=[prompt for group in prompts for prompt in group],
+                preserved=preserved,
+                rank=self.config.rank,
+                shape=self._shape,
+                generator=generator,
+            )
+
+    def _student_prompts(self, concepts: Sequence[str]) -> list[str]:
+        """What the student is trained on, and trajectories run on: the concepts, or `erase_from`."""
+        return list(concepts) if self.config.erase_from is None else [self.config.erase_from]
+
+    def _generator(self, use: int) -> torch.Generator:
+        return torch.Generator().manual_seed(self.config.seed + use)
+
 
 class _Training:
     """One training: what `ESDTrainer.erase` sets up, iterates and reports."""
 
-    def __init__(self, trainer: ESDTrainer, adapter: Adapter, concepts: Sequence[str]) -> None:
+    def __init__(
+        self, trainer: ESDTrainer, adapter: Adapter, concepts: Sequence[str], preserved: Sequence[str]
+    ) -> None:
         self.config, self.family, self.pipe = trainer.config, trainer.family, trainer.family.pipe
-        self._started = time.monotonic()
         self.concepts = tuple(concepts)
         self.history: list[tuple[float, float]] = []
         self.smoothed: float | None = None
         self.complete = False
         config = self.config
         self.family.set_schedule(config.num_inference_steps)
-        # With erase_from, the student is trained, and trajectories run, on that prompt.
-        student_prompts = concepts if config.erase_from is None else [config.erase_from]
-        self.networks = Networks(self.family, adapter, [*concepts, *student_prompts, *config.preserve])
+        student_prompts = trainer._student_prompts(concepts)
+        held = preserved if config.loss_weight else ()
+        self.networks = Networks(self.family, adapter, [*concepts, *student_prompts, *held])
         self.optimizer = torch.optim.Adam(adapter.parameters, lr=config.learning_rate)
         self.parameters = adapter.parameters
-        self.trajectory = self._trajectory(trainer._shape, student_prompts, config.seed)
-        self.preserve = self._trajectory(trainer._shape, config.preserve, config.seed + 1) if config.preserve else None
+        self.trajectory = self._trajectory(trainer._shape, student_prompts, trainer._generator(0))
+        self.preserve = self._trajectory(trainer._shape, held, trainer._generator(1)) if held else None
 
-    def _trajectory(self, shape: tuple[int, ...], prompts: Sequence[str], seed: int) -> Trajectory:
+    def _trajectory(self, shape: tuple[int, ...], prompts: Sequence[str], generator: torch.Generator) -> Trajectory:
         kind = TrajectoryPool if self.config.trajectory == "pool" else FreshTrajectory
         return kind(
             self.networks,
@@ -172,7 +211,7 @@ class _Training:
             guidance_scale=self.config.guidance_scale,
             batch_size=self.config.batch_size,
             rollout=self.config.rollout,
-            generator=torch.Generator().manual_seed(seed),
+            generator=generator,
         )
 
     def run(self, callback: Callable[[Progress], None] | None) -> None:
@@ -194,7 +233,7 @@ class _Training:
         """One optimiser update; the same predictions move the trajectories on."""
         loss, aligned = self._erase_loss()
         if self.preserve is not None:
-            loss = loss + self.config.preserve_weight * self._preserve_loss(self.preserve)
+            loss = loss + self.config.loss_weight * self._preserve_loss(self.preserve)
         gradients = torch.autograd.grad(loss, self.parameters)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
@@ -239,20 +278,22 @@ class _Training:
             return False
         return self.smoothed <= bound
 
-    def provenance(self, selection: Selection) -> Provenance:
+    def provenance(self, adapter: Adapter, started: float, evaluations_before: int) -> Provenance:
         """What the erasure was trained on and how it went."""
+        evaluations = dict(self.networks.evaluations)
+        evaluations["no_grad"] += evaluations_before
         return Provenance(
             concepts=self.concepts,
             base_model=_model_name(self.pipe),
             family=type(self.family).__name__,
             component=self.family.component,
-            pattern=selection.pattern,
-            layers=len(selection.names),
+            pattern=adapter.selection.pattern,
+            layers=len(adapter.selection.names),
             versions={package: version(package) for package in _PACKAGES},
             iterations=len(self.history),
             alignment=self.smoothed,
-            seconds=round(time.monotonic() - self._started, 2),
-            evaluations=dict(self.networks.evaluations),
+            seconds=round(time.monotonic() - started, 2),
+            evaluations=evaluations,
             complete=self.complete,
             history=tuple(self.history),
         )

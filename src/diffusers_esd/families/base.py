@@ -24,12 +24,14 @@ class Family(ABC):
     Attributes:
         name: How errors and reports call it.
         component: The pipeline's attribute that holds the denoiser, and the prefix of its weights in a file.
+        text: Key of a conditioning whose value is the prompts' token states, (N, tokens, width).
         pipe: The pipeline.
         timesteps: The schedule's timesteps, (steps,), from noise to picture, once `set_schedule` was called.
     """
 
     name: ClassVar[str]
     component: ClassVar[str]
+    text: ClassVar[str] = "encoder_hidden_states"
     timesteps: Tensor
 
     def __init__(self, pipe: DiffusionPipeline) -> None:
@@ -44,6 +46,11 @@ class Family(ABC):
     def denoiser(self) -> nn.Module:
         """The pipeline's denoiser."""
         return getattr(self.pipe, self.component)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer whose words the text encoder knows."""
+        return self.pipe.tokenizer
 
     @property
     def device(self) -> torch.device:

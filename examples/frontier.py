@@ -1,0 +1,218 @@
+"""Erased against kept: every recipe on the same model, the same objects and the same seeds, one to sixteen stacked.
+
+Run as `make frontier`, or `python examples/frontier.py`. Each erasure is trained by itself, with no knowledge of the
+others; the first 2, 4, 8 and 16 are then made active together. Erasures and rates are kept in the output folder as
+they come, and a run that was interrupted goes on from there. Writes `frontier.md` and `frontier.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from emoji_sd import OBJECTS, STYLES, Judge, load, phrase, plain, rates, settings, some_pairs
+
+from diffusers_esd import Erasure, ESDTrainer, vocabulary
+from diffusers_esd.families import family_for
+
+WORDS = (
+    "dog", "pizza", "rocket", "guitar", "church", "frog", "apple", "bus",
+    "penguin", "banana", "tulip", "clock", "rabbit", "tree", "umbrella", "train",
+)  # fmt: skip
+SIZES = (2, 4, 8, 16)
+
+
+class Applicable(Protocol):
+    """What changes a pipeline."""
+
+    def apply(self, pipe: StableDiffusionPipeline) -> None:
+        """Change it, beside what has changed it before."""
+
+
+@dataclass(frozen=True)
+class ClosedForm:
+    """Unified Concept Editing (arXiv:2308.14761, Eq. 7): keys and values edited in closed form, no training.
+
+    With token states c of the concept's prompts, c0 of the empty prompt's at the same place and k of what is kept,
+    `W' = W (sum c0 c' + weight sum k k') (sum c c' + weight sum k k')^-1`.
+
+    Attributes:
+        edit: `W' - W = W edit`, (width, width).
+    """
+
+    edit: Tensor
+
+    @classmethod
+    def of(cls, word: str, weight: float = 1.0) -> ClosedForm:
+        """The edit that erases an object; sums are means here, and `weight` is of the preserved vocabulary's."""
+        family = family_for(load())
+        generator = torch.Generator().manual_seed(0)
+        concept = [phrase(word), *(phrase(word, style) for style in STYLES)]
+        c = vocabulary.encode(family, concept).flatten(0, 1)
+        c0 = vocabulary.encode(family, [""] * len(concept)).flatten(0, 1)
+        k = vocabulary.encode(family, vocabulary.preserved(family, concept[:1], generator)).flatten(0, 1)
+        cc, kept = c.T @ c / len(c), weight * (k.T @ k) / len(k)
+        return cls(torch.linalg.solve(cc + kept, (c0 - c).T @ c / len(c), left=False))
+
+    @torch.no_grad()
+    def apply(self, pipe: StableDiffusionPipeline) -> None:
+        """Add the edit, of the original weights, to every key and value of the cross-attentions."""
+        for name, module in pipe.unet.named_modules():
+            if name.endswith(("attn2.to_k", "attn2.to_v")):
+                original = module.__dict__.setdefault("original_weight", module.weight.clone())
+                module.weight += original @ self.edit
+
+
+def trained(fields: dict[str, Any], folder: Path, word: str) -> Erasure:
+    """An erasure from the folder, or trained and put there."""
+    if not (folder / word / "erasure.json").is_file():
+        pipe = load()
+        pipe.set_progress_bar_config(disable=True)
+        ESDTrainer(pipe, **fields).erase(phrase(word), name=f"no-{word}").save_pretrained(folder / word)
+    return Erasure.from_pretrained(folder / word)
+
+
+def recipes(output: Path) -> dict[str, Callable[[str], Applicable]]:
+    """What erases an object, by the recipe's name."""
+    loss = {"null_space": False, "preserve": "vocabulary", "preserve_weight": 20.0, "iterations": 150}
+    fields: dict[str, dict[str, Any]] = {
+        "ESD-x, default": settings("esd-x"),
+        "ESD-x, plain": plain("esd-x"),
+        "ESD-u, default": settings("esd-u"),
+        "ESD-u, plain": plain("esd-u"),
+        "ESD-u, null space without loss": {**settings("esd-u"), "preserve_weight": 0.0},
+        "ESD-x, null space with loss": {**settings("esd-x"), "preserve_weight": 10.0},
+        "ESD-x, loss without null space": {**plain("esd-x"), **loss},
+        "ESD-u, loss without null space": {**plain("esd-u"), **loss},
+    }
+    found: dict[str, Callable[[str], Applicable]] = {
+        name: partial(trained, field, output / "erasures" / name.replace(", ", "-").replace(" ", "-"))
+        for name, field in fields.items()
+    }
+    return {**found, "UCE, closed form": ClosedForm.of}
+
+
+def judged(judge: Judge, erasures: Sequence[Applicable], words: Sequence[str]) -> dict[str, float]:
+    """Rates with the erasures active: five pictures of each erased object, one of each other."""
+    pipe = load()
+    for erasure in erasures:
+        erasure.apply(pipe)
+    others = [(word, style) for word, style in some_pairs(1) if word not in words]
+    found = rates(pipe, judge, (*others, *((word, style) for word in words for style in STYLES)))
+    return {
+        "erased": found.object(*words),
+        "others": found.other_objects(*words),
+        "styles": found.other_styles(without=words),
+    }
+
+
+def measure(output: Path, words: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Rates of every recipe: each object alone, then the stacks. Known ones are not measured again."""
+    judge, file = Judge.from_pretrained(), output / "rates.json"
+    done: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+
+    def once(key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        if key not in done:
+            started = time.monotonic()
+            done[key] = make()
+            temporary = file.with_suffix(".tmp")
+            temporary.write_text(json.dumps(done, indent=1))
+            temporary.replace(file)
+            print(f"{key}: {done[key]} ({time.monotonic() - started:.0f} s)", flush=True)
+        return done[key]
+
+    table = {"base": {str(n): once(f"base | {n}", partial(judged, judge, [], words[:n])) for n in (1, *SIZES)}}
+    for name in names:
+        recipe = recipes(output)[name]
+        erasures = [recipe(word) for word in words]
+        singles = [
+            once(f"{name} | {word}", partial(judged, judge, [erasure], [word]))
+            for word, erasure in zip(words, erasures, strict=True)
+        ]
+        rows = {"1": {key: sum(single[key] for single in singles) / len(singles) for key in singles[0]}}
+        rows["1"]["worst"] = max(single["erased"] for single in singles)
+        for n in SIZES:
+            if n <= len(words):
+                rows[str(n)] = once(f"{name} | {n}", partial(judged, judge, erasures[:n], words[:n]))
+        facts = [erasure.provenance for erasure in erasures if isinstance(erasure, Erasure)]
+        if facts:
+            rows["1"]["seconds"] = sum(fact.seconds for fact in facts) / len(facts)
+            rows["1"]["evaluations"] = sum(sum(fact.evaluations.values()) for fact in facts) / len(facts)
+        table[name] = rows
+    return table
+
+
+def markdown(table: dict[str, dict[str, Any]]) -> str:
+    """The table: erased / others / styles, by number stacked."""
+    sizes = list(table["base"])
+    lines = [
+        "| recipe | " + " | ".join(f"{n} active" for n in sizes) + " | s | evaluations |",
+        "|---" * (len(sizes) + 3) + "|",
+    ]
+    for name, rows in table.items():
+        cells = [
+            " / ".join(f"{rows[n][key]:.2f}" for key in ("erased", "others", "styles")) if n in rows else ""
+            for n in sizes
+        ]
+        cost = [f"{rows['1'][key]:.0f}" if key in rows["1"] else "" for key in ("seconds", "evaluations")]
+        lines.append(f"| {name} | " + " | ".join([*cells, *cost]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(table: dict[str, dict[str, Any]], file: Path) -> None:
+    """Erased against kept: one curve per recipe, one point per number stacked."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5.5))
+    for name, rows in table.items():
+        if name == "base":
+            continue
+        kept = [rows[n]["others"] / table["base"][n]["others"] for n in rows]
+        erased = [1 - rows[n]["erased"] for n in rows]
+        style = "--" if "plain" in name or "UCE" in name else "-"
+        axes.plot(kept, erased, style, marker="o", markersize=4, label=name)
+        for n, x, y in zip(rows, kept, erased, strict=True):
+            axes.annotate(n, (x, y), textcoords="offset points", xytext=(4, 4), fontsize=7)
+    axes.set_xlabel("kept: other objects recognised, as a share of the base model's")
+    axes.set_ylabel("erased: erased objects no longer recognised")
+    axes.set_title("emoji_sd: 1, 2, 4, 8 and 16 erasures active together")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(file, dpi=120)
+
+
+def main() -> None:
+    """All recipes, start to end."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("frontier-output"))
+    parser.add_argument("--only", nargs="+", metavar="RECIPE", help="names of recipes; all by default")
+    parser.add_argument("--objects", type=int, default=len(WORDS), help="how many objects, of forty")
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    words = (*WORDS, *(word for word in OBJECTS if word not in WORDS))[: options.objects]
+    table = measure(options.output, words, options.only or list(recipes(options.output)))
+    text = markdown(table)
+    (options.output / "frontier.md").write_text(text, encoding="utf-8")
+    plot(table, options.output / "frontier.png")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
