@@ -44,7 +44,7 @@ class Applicable(Protocol):
 
 @dataclass(frozen=True)
 class ClosedForm:
-    """Unified Concept Editing (arXiv:2308.14761, Eq. 7): keys and values edited in closed form, no training.
+    """Unified Concept Editing (arXiv:2308.14761): keys and values edited in closed form, no training.
 
     With token states c of the concept's prompts, c0 of the empty prompt's at the same place and k of what is kept,
     `W' = W (sum c0 c' + weight sum k k') (sum c c' + weight sum k k')^-1`.
@@ -60,10 +60,10 @@ class ClosedForm:
         """The edit that erases an object; sums are means here, and `weight` is of the preserved vocabulary's."""
         family = family_for(load())
         generator = torch.Generator().manual_seed(0)
-        concept = [phrase(word), *(phrase(word, style) for style in STYLES)]
+        concept = [phrase(word)]
         c = vocabulary.encode(family, concept).flatten(0, 1)
-        c0 = vocabulary.encode(family, [""] * len(concept)).flatten(0, 1)
-        k = vocabulary.encode(family, vocabulary.preserved(family, concept[:1], generator)).flatten(0, 1)
+        c0 = vocabulary.encode(family, [""]).flatten(0, 1)
+        k = vocabulary.encode(family, vocabulary.preserved(family, concept, generator)).flatten(0, 1)
         cc, kept = c.T @ c / len(c), weight * (k.T @ k) / len(k)
         return cls(torch.linalg.solve(cc + kept, (c0 - c).T @ c / len(c), left=False))
 

@@ -11,7 +11,7 @@ The rows are eigenvectors of P C P, each as long as the square root of its eigen
 leak: how loud a preserved input is beside the concept. Layers that cannot tell the two apart, such as those that see
 only the timestep, are left out.
 
-Keys and values of a cross-attention see the text alone, so their moments are taken over thousands of prompts without
+Keys and values of a cross-attention see the text alone, so their moments are taken over all prompts without
 evaluating the denoiser. All others see the picture too, and get theirs from a few short trajectories. Projections of
 this kind are known from closed-form editing (AlphaEdit, arXiv:2410.02355; UCE, arXiv:2308.14761); here they confine a
 LoRA that is trained.
@@ -129,7 +129,7 @@ def null_space(
         found = dict.fromkeys(text, directions(kept, said, rank, TEXT_STRENGTH))
     evaluations = probe.evaluations
     if others:
-        prompts = [concept[i % len(concept)] for i in range(0, len(concept), -(-len(concept) // _CONCEPT_TRAJECTORIES))]
+        prompts = concept[:: -(-len(concept) // _CONCEPT_TRAJECTORIES)]
         of_kept = _state_moments(family, others, preserved[:_TRAJECTORIES], shape, generator)
         of_concept = _state_moments(family, others, prompts, shape, generator)
         evaluations += of_kept.evaluations + of_concept.evaluations
