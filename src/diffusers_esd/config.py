@@ -14,7 +14,7 @@ Trajectory = Literal["pool", "fresh"]
 
 @dataclass(frozen=True, kw_only=True)
 class ESDConfig:
-    """Every choice of a training; the defaults are the paper's for nudity on Stable Diffusion 1.4, and preserve the rest.
+    """Every choice of a training; the defaults are the paper's for nudity on SD 1.4, and preserve the rest.
 
     Attributes:
         group: Which layers train. `"esd-x"`: cross-attention, for what should go when the prompt names it (a style).
