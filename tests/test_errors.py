@@ -60,7 +60,7 @@ def test_groups() -> None:
 
 
 def test_sizes() -> None:
-    with pytest.raises(ValueError, match=r"^size=17 cannot be divided by 2, the autoencoder's factor; give 16 or 18.$"):
+    with pytest.raises(ValueError, match=r"^size=17 cannot be divided by 2, the pixels of a patch; give 16 or 18.$"):
         ESDTrainer(tiny_pipeline(), size=17)
 
 
@@ -70,10 +70,9 @@ def test_an_unknown_pipeline_lists_the_families() -> None:
     with pytest.raises(TypeError) as caught:
         ESDTrainer(DDPMPipeline(unet, DDPMScheduler()))
     assert str(caught.value) == (
-        "ESDTrainer does not know the denoiser of a DDPMPipeline; it knows Stable Diffusion 1.x and 2.x "
-        "(StableDiffusionPipeline). From an image-to-image, inpainting or ControlNet pipeline of such a model, make "
-        "one with StableDiffusionPipeline.from_pipe(pipe); for another kind of model pass family=..., a subclass of "
-        "diffusers_esd.Family."
+        "ESDTrainer does not know the denoiser of a DDPMPipeline; it knows StableDiffusionPipeline, "
+        "StableDiffusionXLPipeline, StableDiffusion3Pipeline, FluxPipeline, AuraFlowPipeline. "
+        "For another kind of model pass family=..., a subclass of diffusers_esd.Family."
     )
 
 
@@ -171,8 +170,8 @@ def test_the_trainer_checks_its_overrides(values: dict[str, Any], kind: type[Exc
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"in_channels": 9}, "The U-Net takes 9 channels and the autoencoder makes 4 (an inpainting"),
-        ({"time_cond_proj_dim": 8}, "The U-Net is a latent consistency model (time_cond_proj_dim is set)"),
+        ({"in_channels": 9}, "The denoiser takes 9 channels and the autoencoder makes 4 (an inpainting"),
+        ({"time_cond_proj_dim": 8}, "The denoiser is a latent consistency model (time_cond_proj_dim is set)"),
     ],
 )
 def test_denoisers_with_other_inputs(changes: dict[str, Any], message: str) -> None:

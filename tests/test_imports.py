@@ -15,11 +15,15 @@ ROOT = Path(diffusers_esd.__file__).parent
 
 # Lowest first. A module may import those of earlier rows; within a family, its base.
 LAYERS: list[set[str]] = [
-    {"config", "objective", "families.base"},
-    {"groups", "families.stable_diffusion"},
-    {"adapter", "families"},
+    {"config", "objective"},
+    {"groups"},
+    {"adapter", "families.base"},
+    {"families.schedules"},
+    {"families.stable_diffusion", "families.stable_diffusion_3", "families.flux", "families.aura_flow"},
+    {"families"},
     {"networks", "vocabulary"},
     {"trajectory", "erasure", "null_space"},
+    {"training"},
     {"trainer"},
 ]
 LAYER = {name: height for height, names in enumerate(LAYERS) for name in names}

@@ -29,7 +29,7 @@ SHAPE = (4, 8, 8)
 
 def fresh(pipe: StableDiffusionPipeline, name: str = "ours") -> FreshTrajectory:
     family = family_for(pipe)
-    family.set_schedule(STEPS)
+    family.prepare(STEPS, SHAPE, GUIDANCE)
     modules = [module for module, _ in pipe.unet.named_modules()]
     selection = select(base_layers(pipe.unet), modules, "esd-x")
     adapter = Adapter(pipe.unet, name, selection, rank=2, lora_alpha=2, seed=0)
@@ -37,7 +37,6 @@ def fresh(pipe: StableDiffusionPipeline, name: str = "ours") -> FreshTrajectory:
         Networks(family, adapter, ["a cat"]),
         ["a cat"],
         shape=SHAPE,
-        guidance_scale=GUIDANCE,
         batch_size=1,
         rollout="student",
         generator=torch.Generator().manual_seed(SEED),
@@ -87,7 +86,7 @@ def test_any_scheduler_trains_on_ddim_of_its_configuration(scheduler: type) -> N
     pipe = tiny_pipeline()
     pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
     family = family_for(pipe)
-    family.set_schedule(STEPS)
+    family.prepare(STEPS, SHAPE, GUIDANCE)
     ours = family._scheduler  # type: ignore[attr-defined]
     theirs = pipe.scheduler.config
     assert type(ours) is DDIMScheduler

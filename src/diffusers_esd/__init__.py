@@ -9,14 +9,15 @@ if TYPE_CHECKING:
     from .erasure import Erasure
     from .families import Family
     from .objective import esd_target
-    from .trainer import ESDTrainer, Progress
+    from .trainer import ESDTrainer
+    from .training import Progress
 
 _HOME = {
     "ESDConfig": "config",
     "ESDTrainer": "trainer",
     "Erasure": "erasure",
     "Family": "families",
-    "Progress": "trainer",
+    "Progress": "training",
     "esd_target": "objective",
 }
 

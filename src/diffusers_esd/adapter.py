@@ -8,7 +8,7 @@ and puts it back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -66,6 +66,11 @@ def check_denoiser(denoiser: Denoiser) -> None:
             "The pipeline's adapters are switched off by disable_lora(). Call pipe.enable_lora() first, or "
             "pipe.unload_lora_weights() if they are not wanted."
         )
+    if any(getattr(module, "fused_projections", False) for module in denoiser.modules()):
+        raise ValueError(
+            "The attention projections are fused, so the layers an adapter goes to are not used. Call "
+            "pipe.unfuse_qkv_projections() first."
+        )
     parameters = list(denoiser.parameters())
     if any(p.dtype in (torch.float8_e4m3fn, torch.float8_e5m2) for p in parameters):
         raise ValueError(
@@ -108,6 +113,45 @@ def evaluation(denoiser: Denoiser) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def without(denoiser: Denoiser, names: Collection[str]) -> Iterator[None]:
+    """Adapters switched off; after it they are as before, beside what was attached inside."""
+    user, before = UserState(denoiser), adapter_names(denoiser)
+    for layer in tuner_layers(denoiser):
+        layer.__dict__["_active_adapter"] = [name for name in layer.active_adapters if name not in names]
+    try:
+        yield
+    finally:
+        user.restore(adding=next((name for name in adapter_names(denoiser) if name not in before), None))
+
+
+@contextmanager
+def resident(denoiser: Denoiser) -> Iterator[None]:
+    """The whole denoiser on its device: group offloading, which would take weights away before the gradient needs
+    them, is taken off and put on again."""
+    if not any(hasattr(module, "_diffusers_hook") for module in denoiser.modules()):
+        yield
+        return
+    from diffusers.hooks import group_offloading as groups
+    from diffusers.hooks.hooks import HookRegistry
+
+    hook = groups._get_top_level_group_offload_hook(denoiser)
+    if hook is not None:
+        registry = HookRegistry.check_if_exists_or_initialize(denoiser)
+        for kind in (
+            groups._GROUP_OFFLOADING,
+            groups._LAYER_EXECUTION_TRACKER,
+            groups._LAZY_PREFETCH_GROUP_OFFLOADING,
+        ):
+            registry.remove_hook(kind, recurse=True)
+        denoiser.to(hook.config.onload_device)
+    try:
+        yield
+    finally:
+        if hook is not None:
+            groups._apply_group_offloading(denoiser, hook.config)
 
 
 class UserState:
@@ -169,7 +213,6 @@ class Adapter:
             denoiser.add_adapter(config, adapter_name=name)
         self._user.restore(adding=name)
         self._layers = [layer for layer in tuner_layers(denoiser) if name in layer.lora_A]
-        assert len(self._layers) == len(selection.names)
         # By layer, not by name: a name such as "0" or "conv" also stands in the names of base weights.
         for layer in self._layers:
             for side in (layer.lora_A, layer.lora_B):

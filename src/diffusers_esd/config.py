@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 Group = Literal["esd-x", "esd-x-strict", "esd-u", "full"]
 Rollout = Literal["student", "teacher"]
 Trajectory = Literal["pool", "fresh"]
+Optimizer = Literal["adam", "adam8bit"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +26,17 @@ class ESDConfig:
         guidance_scale: Classifier-free guidance of the trajectories that training states come from, usually 3.
         num_inference_steps: Denoising steps of a trajectory; training visits exactly their timesteps.
         iterations: Optimiser updates.
-        batch_size: Training states per iteration.
+        batch_size: Training states per evaluation of the student.
+        gradient_accumulation_steps: Batches per iteration, one after the other: as one larger, at less memory.
         learning_rate: Adam's, constant. Adapters want about ten times what full weights want.
         rank: Rank of the adapter in every layer.
         lora_alpha: Scale of the adapter is `lora_alpha / rank`; `None` means `rank`, a scale of 1.
         rollout: Whose conditional prediction moves a trajectory: the `"student"`'s (the paper) or the `"teacher"`'s.
         trajectory: `"pool"` takes states from trajectories that advance with the predictions of the loss, at no cost;
             `"fresh"` denoises from new noise for every state, as the paper does.
+        optimizer: `"adam"`, or `"adam8bit"`, which keeps its state in eight bits (`pip install "diffusers-esd[8bit]"`).
+        gradient_checkpointing: Compute the activations twice in place of keeping them: less memory, more time.
+        offload: Keep the text encoders and the autoencoder on the CPU while the denoiser trains.
         size: Height and width of the pictures in pixels; `None` means the model's own.
         seed: Seed of everything random: adapter, noises, timesteps, the order of concepts.
         erase_from: Prompt from which the concept is erased (`"hat"` from `"a cowboy"`): the student learns
@@ -54,11 +59,15 @@ class ESDConfig:
     num_inference_steps: int = 50
     iterations: int = 1000
     batch_size: int = 1
+    gradient_accumulation_steps: int = 1
     learning_rate: float = 1e-4
     rank: int = 16
     lora_alpha: float | None = None
     rollout: Rollout = "student"
     trajectory: Trajectory = "pool"
+    optimizer: Optimizer = "adam"
+    gradient_checkpointing: bool = False
+    offload: bool = False
     size: int | None = None
     seed: int = 0
     erase_from: str | None = None
@@ -83,11 +92,13 @@ class ESDConfig:
             object.__setattr__(self, "preserve", tuple(self.preserve))
             for prompt in self.preserve:
                 check_prompt("preserve", prompt)
-        if not isinstance(self.null_space, bool):
-            raise TypeError(f"null_space must be True or False, got {self.null_space!r}.")
-        for name, allowed in (("group", Group), ("rollout", Rollout), ("trajectory", Trajectory)):
+        for name in ("null_space", "gradient_checkpointing", "offload"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}.")
+        choices = {"group": Group, "rollout": Rollout, "trajectory": Trajectory, "optimizer": Optimizer}
+        for name, allowed in choices.items():
             _check_choice(name, getattr(self, name), get_args(allowed))
-        for name in ("num_inference_steps", "iterations", "batch_size", "rank"):
+        for name in ("num_inference_steps", "iterations", "batch_size", "gradient_accumulation_steps", "rank"):
             _check_integer(name, getattr(self, name), least=1)
         if self.size is not None:
             _check_integer("size", self.size, least=1)

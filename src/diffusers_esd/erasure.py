@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from diffusers import DiffusionPipeline
+from diffusers.utils.torch_utils import unwrap_module
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -211,4 +212,4 @@ class Erasure:
                 f"The erasure is for a pipeline with a {component}; a {type(pipe).__name__} has "
                 f"{', '.join(pipe.components)}."
             )
-        return pipe.components[component]
+        return unwrap_module(pipe.components[component])

@@ -1,12 +1,14 @@
 """Which layers a group trains.
 
-A layer is a Linear or a Conv2d; a LoRA cannot carry norms or biases. In a U-Net the cross-attention modules are
-called `attn2`:
+A layer is a Linear or a Conv2d; a LoRA cannot carry norms or biases.
 
     esd-x         every layer of the cross-attentions
     esd-x-strict  only their keys and values
     esd-u         every layer outside the cross-attentions
     full          every layer
+
+Cross-attention modules are called `attn2` in U-Nets and in transformers that have them. Where text and picture attend
+to each other jointly instead (Stable Diffusion 3, Flux), the family says which layers are taken for them.
 
 A selection is made by type and name, and handed to PEFT as a regular expression that provably matches the same
 modules. Paper: Sec. 4; the authors' code: ESD-x, ESD-u and their strict variant.
@@ -17,7 +19,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import get_args
 
 from .config import Group
 
@@ -30,55 +31,73 @@ class Selection:
         group: The group.
         names: Module names of the layers, in the model's order.
         pattern: Regular expression that fully matches these names and no other module's.
+        mixed: Those names where text and picture have mixed: queries and outputs of the cross-attentions.
     """
 
     group: Group
     names: tuple[str, ...]
     pattern: str
+    mixed: frozenset[str] = frozenset()
 
     def only(self, names: Collection[str]) -> Selection:
         """The layers of this selection that are among `names`."""
         kept = tuple(name for name in self.names if name in names)
-        return self if kept == self.names else Selection(self.group, kept, "|".join(map(re.escape, kept)))
+        return self if kept == self.names else Selection(self.group, kept, _exactly(kept))
 
     def confinable(self) -> Selection:
-        """Without the queries and outputs of cross-attentions: text and picture have mixed there, and no trajectories
-        short enough to be worth it show all mixtures that must be preserved."""
-        return self.only([name for name in self.names if not re.fullmatch(r".*\battn2\.to_(q|out\.0)", name)])
+        """Without the mixed layers: no trajectories short enough to be worth it show all mixtures that must be
+        preserved."""
+        return self.only([name for name in self.names if name not in self.mixed])
 
 
-# Group -> what a layer's name has to match from its start.
-_PREFIX: dict[Group, str] = {
-    "esd-x": r"(?=.*\battn2\.)",
-    "esd-x-strict": r"(?=.*\battn2\.to_[kv]$)",
-    "esd-u": r"(?!.*\battn2\.)",
-    "full": r"",
-}
+TEXT_LAYERS = r".*\battn2\."
+"""What the names of the layers of cross-attentions match from their start."""
+TEXT_INPUTS = r".*\battn2\.to_[kv]$"
+"""What those of their keys and values match."""
 
 
-def select(layers: Collection[str], modules: Collection[str], group: Group) -> Selection:
+def select(
+    layers: Collection[str],
+    modules: Collection[str],
+    group: Group,
+    *,
+    text_layers: str = TEXT_LAYERS,
+    text_inputs: str = TEXT_INPUTS,
+) -> Selection:
     """The layers of a group.
 
     Args:
         layers: Names of every Linear and Conv2d of the denoiser.
         modules: Names of all its modules.
         group: One of `"esd-x"`, `"esd-x-strict"`, `"esd-u"`, `"full"`.
+        text_layers: What the names of the layers of the cross-attentions match from their start.
+        text_inputs: What those of their keys and values match.
 
     Raises:
         ValueError: If the group is unknown or selects no layer.
     """
-    if group not in _PREFIX:
-        raise ValueError(f"group={group!r} is unknown; choose one of {', '.join(map(repr, get_args(Group)))}.")
-    prefix = re.compile(_PREFIX[group])
-    names = tuple(name for name in layers if prefix.match(name))
+    prefixes = {
+        "esd-x": f"(?={text_layers})",
+        "esd-x-strict": f"(?={text_inputs})",
+        "esd-u": f"(?!{text_layers})",
+        "full": "",
+    }
+    if group not in prefixes:
+        raise ValueError(f"group={group!r} is unknown; choose one of {', '.join(map(repr, prefixes))}.")
+    names = tuple(name for name in layers if re.match(prefixes[group], name))
     if not names:
-        counts = {g: sum(bool(re.match(p, name)) for name in layers) for g, p in _PREFIX.items()}
+        counts = {g: sum(bool(re.match(p, name)) for name in layers) for g, p in prefixes.items()}
         fitting = ", ".join(f"{g!r} ({n} layers)" for g, n in counts.items() if n) or "none"
         raise ValueError(f"group={group!r} selects no layer of this denoiser; groups that do: {fitting}.")
-    pattern = _PREFIX[group] + r"(.*\.)?(" + "|".join(sorted({_ending(name) for name in names})) + ")"
-    matched = {name for name in modules if re.fullmatch(pattern, name)}
-    assert matched == set(names), f"pattern and selection differ in {sorted(matched ^ set(names))}"
-    return Selection(group, names, pattern)
+    pattern = prefixes[group] + r"(.*\.)?(" + "|".join(sorted({_ending(name) for name in names})) + ")"
+    if {name for name in modules if re.fullmatch(pattern, name)} != set(names):
+        pattern = _exactly(names)
+    mixed = [name for name in names if re.match(text_layers, name) and not re.match(text_inputs, name)]
+    return Selection(group, names, pattern, frozenset(mixed))
+
+
+def _exactly(names: Collection[str]) -> str:
+    return "|".join(map(re.escape, names))
 
 
 def _ending(name: str) -> str:

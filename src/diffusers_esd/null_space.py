@@ -41,7 +41,7 @@ _EMPTY_SHARE = 0.1  # of the text moments: the empty prompt guides every picture
 _STEPS = 6
 _TRAJECTORIES = 128
 _CONCEPT_TRAJECTORIES = 16
-_BATCH = 16
+_BATCH = 16  # prompts
 _ROWS = 16  # inputs of a layer per sample that enter its moment
 _WIDEST = 6144  # a moment is d x d; wider layers are left out
 
@@ -101,6 +101,7 @@ def null_space(
     preserved: Sequence[str],
     rank: int,
     shape: tuple[int, ...],
+    guidance_scale: float,
     generator: torch.Generator,
 ) -> NullSpace:
     """Directions for the layers of a denoiser that has no adapter of ours yet.
@@ -112,12 +113,13 @@ def null_space(
         preserved: Prompts to preserve, in random order; the first trajectories are of the first of them.
         rank: Rank of the adapter.
         shape: Of one latent.
+        guidance_scale: What the denoiser is told, where it is told; the trajectories are not guided.
         generator: Draws noises and samples of inputs, on the CPU.
 
     Raises:
         ValueError: If no layer can tell the concept from what is preserved.
     """
-    family.set_schedule(_STEPS)
+    family.prepare(_STEPS, shape, guidance_scale)
     names = [name for name in names if _width(family.denoiser.get_submodule(name)) <= _WIDEST]
     probe = _Moments(family, names, generator)
     with probe.of_layers():
@@ -146,8 +148,15 @@ def null_space(
 
 def _text_moment(family: Family, prompts: Sequence[str], empty_share: float = _EMPTY_SHARE) -> Tensor:
     """Second moment of token states, (width, width)."""
-    said, empty = encode(family, prompts).flatten(0, 1), encode(family, [""]).flatten(0, 1)
-    return (1 - empty_share) * (said.T @ said) / len(said) + empty_share * (empty.T @ empty) / len(empty)
+
+    def moment(prompts: Sequence[str]) -> Tensor:
+        total, count = torch.zeros(()), 0
+        for start in range(0, len(prompts), _BATCH):
+            h = encode(family, prompts[start : start + _BATCH]).flatten(0, 1)
+            total, count = total.to(h) + h.T @ h, count + len(h)
+        return total / count
+
+    return (1 - empty_share) * moment(prompts) + empty_share * moment([""])
 
 
 def _state_moments(
@@ -166,7 +175,7 @@ def _state_moments(
 
 
 def _noise(family: Family, shape: tuple[int, ...], n: int, generator: torch.Generator) -> Tensor:
-    return family.initial(torch.randn((n, *shape), generator=generator).to(family.device, family.dtype))
+    return torch.randn((n, *shape), generator=generator).to(family.device, family.dtype)
 
 
 class _Moments:

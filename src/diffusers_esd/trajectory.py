@@ -7,7 +7,7 @@ loss at `x_t` needs: the teacher's conditional and unconditional predictions and
 of them, and the predictions of its loss also move them on by one step; a trajectory that has ended starts again from
 fresh noise. States cost nothing, and every timestep comes equally often.
 
-Both are guided as `e_null + guidance_scale * (e_rollout - e_null)` with the teacher's `e_null`.
+Both are guided by the family, usually as `e_null + guidance_scale * (e_rollout - e_null)`, with the teacher's `e_null`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,6 @@ class _Sampler:
         prompts: Sequence[str],
         *,
         shape: tuple[int, ...],
-        guidance_scale: float,
         batch_size: int,
         rollout: Rollout,
         generator: torch.Generator,
@@ -67,7 +66,6 @@ class _Sampler:
         self._networks = networks
         self._prompts = tuple(prompts)
         self._shape = shape
-        self._guidance_scale = guidance_scale
         self._batch_size = batch_size
         self._rollout = rollout
         self._generator = generator
@@ -89,11 +87,11 @@ class _Sampler:
         """One first state, (1, C, H, W). Drawn on the CPU, so that a seed means the same on every device."""
         family = self._networks.family
         noise = torch.randn((1, *self._shape), generator=self._generator)
-        return family.initial(noise.to(family.device, family.dtype))
+        return noise.to(family.device, family.dtype)
 
     def _next(self, x_t: Tensor, position: int, e_rollout: Tensor, e_null: Tensor) -> Tensor:
-        e = e_null + self._guidance_scale * (e_rollout - e_null)
-        return self._networks.family.step(e, position, x_t)
+        family = self._networks.family
+        return family.step(family.guide(e_null, e_rollout), position, x_t)
 
     @torch.no_grad()
     def _denoise(self, x_t: Tensor, position: int, prompt: str) -> Tensor:

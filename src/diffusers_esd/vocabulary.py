@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from .families import Family
 
@@ -72,8 +73,9 @@ def nearness(family: Family, known: Sequence[str], concepts: Sequence[str]) -> T
     for article in ("", "a "):
         states = encode(family, [article + word for word in known]).flatten(1)
         mean = states.mean(0)
-        targets = encode(family, list(concepts)).flatten(1) - mean
-        found.append(torch.nn.functional.normalize(states - mean) @ torch.nn.functional.normalize(targets).T)
+        states -= mean  # in place: of T5's states there are gigabytes
+        targets = functional.normalize(encode(family, list(concepts)).flatten(1) - mean)
+        found.append(states @ targets.T / states.norm(dim=1, keepdim=True))
     return torch.stack(found).amax((0, 2))
 
 

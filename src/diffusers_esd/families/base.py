@@ -1,7 +1,8 @@
 """`Family`: what a trainer must know of a kind of pipeline, and nothing of training.
 
-A family encodes prompts, draws the first noise, walks a denoising schedule without memory, and asks the denoiser
-for its prediction. A new one is a subclass with these methods, handed in as `ESDTrainer(pipe, family=Mine(pipe))`.
+A family encodes prompts, walks a denoising schedule without memory, asks the denoiser for its prediction, and says
+which of its layers read the text. A new one is a subclass, handed in as `ESDTrainer(pipe, family=Mine(pipe))`; most
+derive from `DiffusionFamily` or `FlowFamily`, which have the schedule.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers import DiffusionPipeline
-from torch import Tensor, nn
+from diffusers.utils.torch_utils import unwrap_module
+from torch import Tensor
+
+from ..groups import TEXT_INPUTS, TEXT_LAYERS
 
 Conditioning = dict[str, Tensor]
 """What the denoiser is told of N prompts: keyword arguments whose first dimension is N."""
@@ -22,30 +26,37 @@ class Family(ABC):
     """A kind of pipeline.
 
     Attributes:
-        name: How errors and reports call it.
+        pipelines: Names of the diffusers classes it handles, subclasses included; the first makes pictures of text.
         component: The pipeline's attribute that holds the denoiser, and the prefix of its weights in a file.
         text: Key of a conditioning whose value is the prompts' token states, (N, tokens, width).
+        text_layers: Regular expression that matches, from the start, the names of the layers that read the text: the
+            group `"esd-x"`.
+        text_inputs: The same of those among them whose inputs are of the text alone: the group `"esd-x-strict"`.
         pipe: The pipeline.
-        timesteps: The schedule's timesteps, (steps,), from noise to picture, once `set_schedule` was called.
+        timesteps: The schedule's timesteps, (steps,), from noise to picture, once `prepare` was called.
+        guidance_scale: Classifier-free guidance of a trajectory, once `prepare` was called.
     """
 
-    name: ClassVar[str]
+    pipelines: ClassVar[tuple[str, ...]]
     component: ClassVar[str]
     text: ClassVar[str] = "encoder_hidden_states"
+    text_layers: ClassVar[str] = TEXT_LAYERS
+    text_inputs: ClassVar[str] = TEXT_INPUTS
     timesteps: Tensor
+    guidance_scale: float
 
     def __init__(self, pipe: DiffusionPipeline) -> None:
         self.pipe: Any = pipe
 
     @classmethod
-    @abstractmethod
     def handles(cls, pipe: Any) -> bool:
         """Whether a pipeline is of this kind."""
+        return any(kind.__name__ in cls.pipelines for kind in type(pipe).__mro__)
 
     @property
-    def denoiser(self) -> nn.Module:
-        """The pipeline's denoiser."""
-        return getattr(self.pipe, self.component)
+    def denoiser(self) -> Any:
+        """The pipeline's denoiser, a diffusers model, without the wrapper of `torch.compile`."""
+        return unwrap_module(getattr(self.pipe, self.component))
 
     @property
     def tokenizer(self) -> Any:
@@ -54,8 +65,8 @@ class Family(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the denoiser computes."""
-        return next(self.denoiser.parameters()).device
+        """Where the pipeline computes, which under offloading is not where its weights are."""
+        return self.pipe._execution_device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -70,45 +81,81 @@ class Family(ABC):
             ValueError: Saying why and what to do.
         """
 
-    @abstractmethod
+    @property
+    def patch(self) -> int:
+        """Pixels of a picture's side that the denoiser takes as one: a size must be a multiple."""
+        return self.pipe.vae_scale_factor * getattr(self.denoiser.config, "patch_size", 1)
+
+    @property
+    def channels(self) -> int:
+        """Channels of a latent."""
+        return self.denoiser.config.in_channels
+
     def latent_shape(self, size: int | None) -> tuple[int, ...]:
-        """Shape of one latent without its batch dimension.
+        """Shape of one latent without its batch dimension, (C, H, W).
 
         Args:
             size: Height and width in pixels; `None` means the model's own.
 
         Raises:
-            ValueError: If the autoencoder cannot divide `size`.
+            ValueError: If `size` is no multiple of `patch`.
         """
+        factor = self.pipe.vae_scale_factor
+        size = size if size is not None else self.default_size
+        if size % self.patch:
+            near = (max(1, size // self.patch) * self.patch, (size // self.patch + 1) * self.patch)
+            raise ValueError(
+                f"size={size} cannot be divided by {self.patch}, the pixels of a patch; give {near[0]} or {near[1]}."
+            )
+        return (self.channels, size // factor, size // factor)
+
+    @property
+    def default_size(self) -> int:
+        """The model's own height and width in pixels."""
+        return self.denoiser.config.sample_size * self.pipe.vae_scale_factor
 
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """The conditioning of N prompts, one row each."""
+        """The conditioning of N prompts, one row each; `""` is what the pipeline takes for no prompt."""
+
+    def prepare(self, steps: int, shape: tuple[int, ...], guidance_scale: float) -> None:
+        """Set `timesteps` to a schedule of so many steps, and the guidance.
+
+        Args:
+            steps: Denoising steps.
+            shape: Of one latent, which some schedules depend on.
+            guidance_scale: Classifier-free guidance.
+        """
+        self.guidance_scale = guidance_scale
+        self.set_schedule(steps, shape)
 
     @abstractmethod
-    def set_schedule(self, steps: int) -> None:
-        """Set `timesteps` to a schedule of so many denoising steps."""
-
-    @abstractmethod
-    def initial(self, noise: Tensor) -> Tensor:
-        """The first state of a trajectory, from standard normal noise of any shape."""
+    def set_schedule(self, steps: int, shape: tuple[int, ...]) -> None:
+        """Set `timesteps`."""
 
     @abstractmethod
     def predict(self, x_t: Tensor, position: Tensor, conditioning: Conditioning) -> Tensor:
         """The denoiser's prediction.
 
         Args:
-            x_t: States, (B, *latent_shape).
+            x_t: States, (B, C, H, W). The first ones are standard normal noise.
             position: Where in the schedule each stands, (B,), 0 for noise.
             conditioning: B rows.
+
+        Returns:
+            (B, C, H, W).
         """
+
+    def guide(self, e_null: Tensor, e: Tensor) -> Tensor:
+        """Guided predictions, of those for no prompt and those for the prompts."""
+        return e_null + self.guidance_scale * (e - e_null)
 
     @abstractmethod
     def step(self, e: Tensor, position: int, x_t: Tensor) -> Tensor:
         """One denoising step without memory or noise, from `position` to the next.
 
         Args:
-            e: Guided predictions, (B, *latent_shape).
+            e: Guided predictions, (B, C, H, W).
             position: Where all of the states stand.
             x_t: The states.
         """

@@ -1,0 +1,31 @@
+"""AuraFlow: text and picture attend to each other in the first blocks, then share all layers. Experimental."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .base import Conditioning
+from .schedules import FlowFamily
+
+
+class AuraFlow(FlowFamily):
+    """`AuraFlowPipeline`."""
+
+    pipelines = ("AuraFlowPipeline",)
+    component = "transformer"
+    text_layers = r"joint_transformer_blocks\..*\.attn\.(add_[qkv]_proj|to_add_out)$"
+    text_inputs = r"joint_transformer_blocks\..*\.attn\.add_[kv]_proj$"
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """The text encoder's token states; those of padding are zeros."""
+        states, *_ = self.pipe.encode_prompt(list(prompts), do_classifier_free_guidance=False, device=self.device)
+        return {"encoder_hidden_states": states.to(self.dtype)}
+
+    def predict(self, x_t: Tensor, position: Tensor, conditioning: Conditioning) -> Tensor:
+        """The transformer's velocity, at times from 1 to 0."""
+        t = self.timesteps[position.to(self.timesteps.device)].to(x_t.dtype) / 1000
+        return self.denoiser(x_t, timestep=t, return_dict=False, **conditioning)[0]

@@ -1,0 +1,82 @@
+"""Flux.1: a transformer in which text and picture attend to each other, then share all layers. Experimental.
+
+The text stream's projections of the first, double blocks are taken for the cross-attention. The single blocks have
+one stream for both, and count as the rest.
+
+`guidance_scale` is what the pipeline calls so. Flux dev was distilled: it is told the scale and needs no unconditional
+prediction to guide by. Flux schnell is not guided at all: train it with `guidance_scale=1`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .base import Conditioning
+from .schedules import FlowFamily
+
+
+class Flux(FlowFamily):
+    """`FluxPipeline`, dev and schnell."""
+
+    pipelines = ("FluxPipeline",)
+    component = "transformer"
+    text_layers = r"transformer_blocks\..*\.attn\.(add_[qkv]_proj|to_add_out)$"
+    text_inputs = r"transformer_blocks\..*\.attn\.add_[kv]_proj$"
+
+    @property
+    def patch(self) -> int:
+        """Two latents a side are packed into one token."""
+        return 2 * self.pipe.vae_scale_factor
+
+    @property
+    def channels(self) -> int:
+        """Those of a latent before packing."""
+        return self.pipe.transformer.config.in_channels // 4
+
+    @property
+    def default_size(self) -> int:
+        """The pipeline's."""
+        return self.pipe.default_sample_size * self.pipe.vae_scale_factor
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """T5's token states, and CLIP's pooled state."""
+        states, pooled, _ = self.pipe.encode_prompt(list(prompts), None, device=self.device)
+        return {"encoder_hidden_states": states.to(self.dtype), "pooled_projections": pooled.to(self.dtype)}
+
+    def set_schedule(self, steps: int, shape: tuple[int, ...]) -> None:
+        """The pipeline's sigmas."""
+        scheduler = deepcopy(self.pipe.scheduler)
+        own = {} if scheduler.config.get("use_flow_sigmas") else {"sigmas": np.linspace(1.0, 1 / steps, steps)}
+        self._set(scheduler, steps, shape, **own)
+
+    def predict(self, x_t: Tensor, position: Tensor, conditioning: Conditioning) -> Tensor:
+        """The transformer's velocity, packed for it and unpacked after."""
+        n, channels, height, width = x_t.shape
+        t = self.timesteps[position.to(self.timesteps.device)].to(x_t.dtype)
+        states = conditioning["encoder_hidden_states"]
+        guidance = torch.full((n,), self.guidance_scale, device=x_t.device) if self._is_told else None
+        factor = self.pipe.vae_scale_factor
+        e = self.denoiser(
+            hidden_states=self.pipe._pack_latents(x_t, n, channels, height, width),
+            timestep=t / 1000,
+            guidance=guidance,
+            txt_ids=torch.zeros((states.shape[1], 3), device=x_t.device, dtype=x_t.dtype),
+            img_ids=self.pipe._prepare_latent_image_ids(n, height // 2, width // 2, x_t.device, x_t.dtype),
+            return_dict=False,
+            **conditioning,
+        )[0]
+        return self.pipe._unpack_latents(e, height * factor, width * factor, factor)
+
+    @property
+    def _is_told(self) -> bool:
+        return self.pipe.transformer.config.guidance_embeds
+
+    def guide(self, e_null: Tensor, e: Tensor) -> Tensor:
+        """`e` itself where the model is told the scale."""
+        return e if self._is_told else super().guide(e_null, e)

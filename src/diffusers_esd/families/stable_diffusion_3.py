@@ -1,0 +1,36 @@
+"""Stable Diffusion 3 and 3.5: a transformer in which text and picture attend to each other. Experimental.
+
+There is no cross-attention. What comes nearest, and is taken for it here, are the text stream's projections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .base import Conditioning
+from .schedules import FlowFamily
+
+
+class StableDiffusion3(FlowFamily):
+    """`StableDiffusion3Pipeline`."""
+
+    pipelines = ("StableDiffusion3Pipeline",)
+    component = "transformer"
+    text_layers = r".*\.attn\.(add_[qkv]_proj|to_add_out)$"
+    text_inputs = r".*\.attn\.add_[kv]_proj$"
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """Token states of all text encoders, and the pooled states of both CLIPs."""
+        states, _, pooled, _ = self.pipe.encode_prompt(
+            list(prompts), None, None, device=self.device, do_classifier_free_guidance=False
+        )
+        return {"encoder_hidden_states": states.to(self.dtype), "pooled_projections": pooled.to(self.dtype)}
+
+    def predict(self, x_t: Tensor, position: Tensor, conditioning: Conditioning) -> Tensor:
+        """The transformer's velocity."""
+        t = self.timesteps[position.to(self.timesteps.device)]
+        return self.denoiser(hidden_states=x_t, timestep=t, return_dict=False, **conditioning)[0]

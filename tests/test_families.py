@@ -1,0 +1,284 @@
+"""Every family on its real classes: the pipeline's own states, exact teachers, layers, training and files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, FluxPipeline, StableDiffusionXLImg2ImgPipeline
+from tiny import tiny_aura_flow, tiny_flux, tiny_pipeline, tiny_sd3, tiny_xl
+from torch import Tensor
+
+from diffusers_esd import ESDTrainer, vocabulary
+from diffusers_esd.adapter import Adapter, base_layers, evaluation
+from diffusers_esd.families import Family, StableDiffusionXL, family_for
+from diffusers_esd.groups import select
+from diffusers_esd.networks import Networks
+from diffusers_esd.null_space import null_space
+from diffusers_esd.objective import alignment
+from diffusers_esd.trajectory import FreshTrajectory
+
+STEPS = 6
+BUILDERS: dict[str, Callable[..., Any]] = {
+    "sd1": tiny_pipeline,
+    "sd2": lambda: tiny_pipeline("v_prediction"),
+    "sdxl": tiny_xl,
+    "sd3": tiny_sd3,
+    "sd3.5": lambda: tiny_sd3(dual=True),
+    "flux-dev": tiny_flux,
+    "flux-schnell": lambda: tiny_flux(guidance_embeds=False),
+    "aura-flow": tiny_aura_flow,
+}
+kinds = pytest.mark.parametrize("kind", list(BUILDERS))
+
+
+def with_ddim(pipe: Any, **changes: Any) -> Any:
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, **{"clip_sample": False, **changes})
+    return pipe
+
+
+def attach(family: Family, group: Any = "esd-x", name: str = "ours") -> Adapter:
+    denoiser = family.denoiser
+    modules = [module for module, _ in denoiser.named_modules()]
+    patterns = {"text_layers": family.text_layers, "text_inputs": family.text_inputs}
+    selection = select(base_layers(denoiser), modules, group, **patterns)
+    return Adapter(denoiser, name, selection, rank=2, lora_alpha=2, seed=0)
+
+
+def drawn(pipe: Any, noise: Tensor, guidance_scale: float, family: Family | None = None) -> list[Tensor]:
+    """The states of a trajectory of ours."""
+    family = family or family_for(pipe)
+    shape = tuple(noise.shape[1:])
+    family.prepare(STEPS, shape, guidance_scale)
+    trajectory = FreshTrajectory(
+        Networks(family, attach(family), ["a cat"]),
+        ["a cat"],
+        shape=shape,
+        batch_size=1,
+        rollout="student",
+        generator=torch.Generator().manual_seed(0),
+    )
+    states = [noise]
+    for position in range(STEPS):
+        states.append(trajectory._denoise(states[-1], position, "a cat"))
+    return states
+
+
+def packed(pipe: Any, latents: Tensor) -> Tensor:
+    """Latents as the pipeline has them."""
+    return pipe._pack_latents(latents, *latents.shape) if isinstance(pipe, FluxPipeline) else latents
+
+
+def sampled(pipe: Any, noise: Tensor, guidance_scale: float, **options: Any) -> list[Tensor]:
+    """What the pipeline's callback is given after each step."""
+    states: list[Tensor] = []
+
+    def keep(pipe: Any, i: int, t: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        states.append(tensors["latents"])
+        return tensors
+
+    size = noise.shape[-1] * pipe.vae_scale_factor
+    pipe(
+        "a cat",
+        latents=packed(pipe, noise),
+        num_inference_steps=STEPS,
+        guidance_scale=guidance_scale,
+        height=size,
+        width=size,
+        output_type="latent",
+        callback_on_step_end=keep,
+        **options,
+    )
+    return states
+
+
+@pytest.mark.parametrize(
+    ("build", "guidance_scale"),
+    [
+        (lambda: with_ddim(tiny_pipeline("v_prediction"), rescale_betas_zero_snr=True, timestep_spacing="trailing"), 4),
+        (lambda: with_ddim(tiny_pipeline(), timestep_spacing="trailing"), 1),
+        (lambda: with_ddim(tiny_xl()), 4),
+        (lambda: with_ddim(tiny_xl(force_zeros=False)), 4),
+        (lambda: with_ddim(tiny_xl(), timestep_spacing="trailing"), 1),
+        (tiny_sd3, 4),
+        (lambda: tiny_sd3(dual=True, use_dynamic_shifting=True), 4),
+        (tiny_flux, 4),
+        (lambda: tiny_flux(guidance_embeds=False), 1),
+        (tiny_aura_flow, 4),
+    ],
+    ids=[
+        *("sd2-zero-snr", "sd-turbo", "sdxl", "sdxl-no-zeros", "sdxl-turbo", "sd3", "sd3.5-shifted"),
+        *("flux-dev", "flux-schnell", "aura-flow"),
+    ],
+)
+def test_states_are_the_pipelines_own(build: Callable[[], Any], guidance_scale: float) -> None:
+    pipe = build()
+    noise = torch.randn((1, *family_for(pipe).latent_shape(None)), generator=torch.Generator().manual_seed(3))
+    states, expected = drawn(pipe, noise, guidance_scale)[1:], sampled(pipe, noise, guidance_scale)
+    for state, theirs in zip(states, expected, strict=True):
+        torch.testing.assert_close(packed(pipe, state), theirs, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(states[0], states[1], atol=1e-2), "the control: states do move"
+
+
+def test_eulers_states_are_ours_times_a_scale() -> None:
+    pipe = tiny_xl()
+    noise = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(3))
+    seen: list[Tensor] = []
+    hook = pipe.unet.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0][:1]))
+    theirs = sampled(pipe, noise, 4)
+    hook.remove()
+    ours = drawn(pipe, noise, 4)
+    sigmas = pipe.scheduler.sigmas
+    for k in range(1, STEPS):
+        scale = (sigmas[k] ** 2 + 1).sqrt()
+        torch.testing.assert_close(ours[k], theirs[k - 1] / scale, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(ours[k], seen[k], rtol=1e-3, atol=1e-3)
+    assert (sigmas[1] ** 2 + 1).sqrt() > 3, "the control: the scale matters"
+
+
+def test_sizes_and_crops_of_sdxl_reach_the_model() -> None:
+    pipe = with_ddim(tiny_xl())
+    noise = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(3))
+    told = {"original_size": (40, 64), "crops_coords_top_left": (3, 5)}
+    expected = sampled(pipe, noise, 4, **told)
+    plain = drawn(pipe, noise, 4)
+    ours = drawn(with_ddim(tiny_xl()), noise, 4, StableDiffusionXL(with_ddim(tiny_xl()), **told))
+    torch.testing.assert_close(ours[-1], expected[-1], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(plain[-1], expected[-1], atol=1e-3), "the control: they matter"
+
+
+# Layers of each group in the small models: esd-x, esd-x-strict, esd-u, full.
+COUNTS = {
+    "sd1": (16, 8, 67, 83),
+    "sd2": (16, 8, 67, 83),
+    "sdxl": (20, 10, 75, 95),
+    "sd3": (7, 4, 26, 33),
+    "sd3.5": (7, 4, 30, 37),
+    "flux-dev": (8, 4, 42, 50),
+    "flux-schnell": (8, 4, 40, 48),
+    "aura-flow": (8, 4, 38, 46),
+}
+GROUPS = ("esd-x", "esd-x-strict", "esd-u", "full")
+
+
+@torch.no_grad()
+def prediction(family: Family, prompt: str = "a cat", seed: int = 0, position: int = 2) -> Tensor:
+    shape = family.latent_shape(None)
+    family.prepare(STEPS, shape, 3.0)
+    x_t = torch.randn((2, *shape), generator=torch.Generator().manual_seed(seed)).to(family.dtype)
+    with evaluation(family.denoiser):
+        return family.predict(x_t, torch.tensor([position, position]), family.encode([prompt, prompt]))
+
+
+@kinds
+def test_groups_teacher_and_base(kind: str) -> None:
+    counts = []
+    for group in GROUPS:
+        family = family_for(BUILDERS[kind]())
+        base = {key: value.clone() for key, value in family.denoiser.state_dict().items()}
+        before = prediction(family)
+        adapter = attach(family, group)
+        counts.append(len(adapter.selection.names))
+        assert torch.equal(prediction(family), before), "a new adapter is the identity"
+        with torch.no_grad():
+            for parameter in adapter.parameters:
+                parameter.add_(0.1)
+        assert not torch.equal(prediction(family), before), "the control: the student differs"
+        with adapter.off():
+            assert torch.equal(prediction(family), before)
+        adapter.detach()
+        assert all(torch.equal(value, base[key]) for key, value in family.denoiser.state_dict().items())
+        assert torch.equal(prediction(family), before)
+    assert tuple(counts) == COUNTS[kind]
+
+
+TWINS = ("sd2", "sd3.5", "flux-schnell")  # differ little from those before them
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow) if k in TWINS else k for k in BUILDERS])
+@pytest.mark.parametrize("group", ["esd-x", "esd-u"])
+def test_training_erases_and_the_file_is_the_student(kind: str, group: str, tmp_path: Path) -> None:
+    pipe = BUILDERS[kind]()
+    family = family_for(pipe)
+    e_cond, e_null = (torch.cat([prediction(family, p, seed=99, position=k) for k in (1, 3, 5)]) for p in ("a cat", ""))
+    trainer = ESDTrainer(
+        pipe,
+        group=group,
+        num_inference_steps=STEPS,
+        guidance_scale=1.0 if kind == "flux-schnell" else 3.0,
+        iterations=120,
+        batch_size=4,
+        rank=4,
+        learning_rate=1e-2 if group == "esd-x" else 3e-3,
+        preserve=(),
+    )
+    erasure = trainer.erase("a cat")
+    losses, aligned = zip(*erasure.provenance.history, strict=True)
+    assert aligned[0] == pytest.approx(1.0, abs=1e-3)
+    assert sum(losses[-20:]) < 0.5 * sum(losses[:20])
+    e_student = torch.cat([prediction(family, "a cat", seed=99, position=k) for k in (1, 3, 5)])
+    assert alignment(e_student, e_cond, e_null) < 0, "on noise that was not trained on"
+
+    erasure.save_pretrained(tmp_path)
+    student, fresh = prediction(family), BUILDERS[kind]()
+    assert not torch.equal(prediction(family_for(fresh)), student), "the control"
+    fresh.load_lora_weights(tmp_path)
+    # torch multiplies by a weight that asks for a gradient in another order.
+    family_for(fresh).denoiser.requires_grad_(False)
+    assert torch.equal(prediction(family_for(fresh)), student)
+
+
+@kinds
+def test_the_null_space_finds_layers(kind: str) -> None:
+    """The hooks see every family's layers; on random weights only that can be asked."""
+    family = family_for(BUILDERS[kind]())
+    names = base_layers(family.denoiser)
+    space = null_space(
+        family,
+        names,
+        concept=["a cat"],
+        preserved=["", "a dog", "a bus"],
+        rank=2,
+        shape=family.latent_shape(None),
+        guidance_scale=3.0,
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert space.rows.keys() <= set(names)
+    assert all(rows.shape == (2, family.denoiser.get_submodule(n).weight[0].numel()) for n, rows in space.rows.items())
+    assert all(torch.isfinite(rows).all() for rows in space.rows.values())
+
+
+@kinds
+def test_the_vocabulary_is_the_tokenizers(kind: str) -> None:
+    kept = vocabulary.preserved(family_for(BUILDERS[kind]()), ["a cat"], torch.Generator().manual_seed(0))
+    assert "a dog" in kept
+    assert "a cat" not in kept
+
+
+def test_a_refiner_is_refused() -> None:
+    pipe = tiny_xl()
+    pipe.text_encoder = None
+    with pytest.raises(ValueError, match=r"^The pipeline has one text encoder \(an SDXL refiner\)"):
+        ESDTrainer(pipe)
+
+
+def test_a_flow_model_with_another_scheduler_is_refused() -> None:
+    pipe = tiny_sd3()
+    pipe.scheduler = DDIMScheduler()
+    with pytest.raises(
+        ValueError, match=r"^The pipeline's scheduler is a DDIMScheduler; give it the one its model was"
+    ):
+        ESDTrainer(pipe)
+
+
+def test_the_same_model_in_another_pipeline_is_refused_with_the_way_round() -> None:
+    pipe = tiny_xl()
+    img2img = StableDiffusionXLImg2ImgPipeline.from_pipe(pipe)
+    with pytest.raises(TypeError, match=r"Erase with StableDiffusionXLPipeline.from_pipe\(pipe\)"):
+        ESDTrainer(img2img)
+    quick = {"iterations": 2, "num_inference_steps": 4, "rank": 2, "preserve": ()}
+    erased = ESDTrainer(type(pipe).from_pipe(img2img), **quick).erase("a cat", name="ours")
+    assert img2img.get_active_adapters() == [erased.name] == pipe.get_active_adapters()
