@@ -173,29 +173,40 @@ def markdown(table: dict[str, dict[str, Any]]) -> str:
 
 
 def plot(table: dict[str, dict[str, Any]], file: Path) -> None:
-    """Erased against kept: one curve per recipe, one point per number stacked."""
+    """Left, what is kept by the number stacked; right, erased against kept for one number, a point per recipe."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import FixedLocator, NullLocator
 
-    figure, axes = pyplot.subplots(figsize=(8, 5.5))
-    for name, rows in table.items():
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 5))
+    base, compared = table["base"], max(n for n in (*SIZES[:3], 1) if str(n) in next(iter(table.values())))
+    for (name, rows), colour in zip(table.items(), mpl.color_sequences["tab10"] * 2, strict=False):
         if name == "base":
             continue
-        kept = [rows[n]["others"] / table["base"][n]["others"] for n in rows]
-        erased = [1 - rows[n]["erased"] for n in rows]
-        style = "--" if "plain" in name or "UCE" in name else "-"
-        axes.plot(kept, erased, style, marker="o", markersize=4, label=name)
-        for n, x, y in zip(rows, kept, erased, strict=True):
-            axes.annotate(n, (x, y), textcoords="offset points", xytext=(4, 4), fontsize=7)
-    axes.set_xlabel("kept: other objects recognised, as a share of the base model's")
-    axes.set_ylabel("erased: erased objects no longer recognised")
-    axes.set_title("emoji_sd: 1, 2, 4, 8 and 16 erasures active together")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(file, dpi=120)
+        kept = {int(n): 100 * rows[n]["others"] / base[n]["others"] for n in rows}
+        line = "--" if "plain" in name or "UCE" in name else "-"
+        left.plot(list(kept), list(kept.values()), line, color=colour, marker="o", markersize=4, label=name)
+        if compared in kept:
+            gone = 100 * (1 - rows[str(compared)]["erased"])
+            right.plot(kept[compared], gone, "s" if line == "--" else "o", color=colour, markersize=8, label=name)
+    left.set_xscale("log", base=2)
+    left.xaxis.set_major_locator(FixedLocator([1, *SIZES]))
+    left.xaxis.set_minor_locator(NullLocator())
+    left.xaxis.set_major_formatter("{x:.0f}")
+    left.set_xlabel("erasures active together, trained one by one")
+    left.set_ylabel("other objects recognised, % of the base model's")
+    left.set_ylim(bottom=0)
+    right.set_xlabel("kept: other objects recognised, % of the base model's")
+    right.set_ylabel("erased: erased objects no longer recognised, %")
+    right.set_title(f"{compared} active")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    figure.suptitle("emoji_sd: what an erasure takes along")
+    figure.legend(*left.get_legend_handles_labels(), fontsize=9, loc="lower center", ncols=5)
+    figure.tight_layout(rect=(0, 0.09, 1, 1))
+    figure.savefig(file, dpi=110)
 
 
 def main() -> None:

@@ -161,9 +161,9 @@ class Training:
 
     def _accumulate(self, loss: Tensor) -> None:
         parameters = self.adapter.parameters
-        for parameter, gradient in zip(
-            parameters, torch.autograd.grad(self.scaler.scale(loss), parameters), strict=True
-        ):
+        # A model may have layers that it does not use, such as those that unfusing its projections leaves behind.
+        gradients = torch.autograd.grad(self.scaler.scale(loss), parameters, materialize_grads=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
     def _erase_loss(self) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,300 @@
+"""The pipeline as its user has it: half precision, offloaded, compiled, with adapters; and afterwards as it was."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from diffusers import (
+    ControlNetModel,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+)
+from diffusers.hooks.group_offloading import _is_group_offload_enabled
+from test_teacher import same, state_of
+from tiny import latents, style_adapter, tiny_pipeline, tiny_xl
+from torch import Tensor
+
+from diffusers_esd import ESDTrainer, Progress
+
+QUICK: dict[str, Any] = {"num_inference_steps": 5, "iterations": 4, "rank": 2, "learning_rate": 1e-2, "preserve": ()}
+
+
+def offloaded(pipe: StableDiffusionPipeline) -> None:
+    pipe.enable_model_cpu_offload(device="cpu")
+
+
+def group_offloaded(pipe: StableDiffusionPipeline) -> None:
+    options = {"onload_device": torch.device("cpu"), "offload_device": torch.device("cpu")}
+    pipe.unet.enable_group_offload(**options, offload_type="leaf_level")
+
+
+def compiled(pipe: StableDiffusionPipeline) -> None:
+    pipe.unet = torch.compile(pipe.unet, backend="eager")
+
+
+def compiled_in_place(pipe: StableDiffusionPipeline) -> None:
+    pipe.unet.compile(backend="eager")
+
+
+def sliced(pipe: StableDiffusionPipeline) -> None:
+    pipe.enable_attention_slicing()
+    pipe.vae.enable_slicing()
+
+
+def checkpointed(pipe: StableDiffusionPipeline) -> None:
+    pipe.unet.enable_gradient_checkpointing()
+
+
+def channels_last(pipe: StableDiffusionPipeline) -> None:
+    pipe.unet.to(memory_format=torch.channels_last)
+
+
+def classic_attention(pipe: StableDiffusionPipeline) -> None:
+    pipe.unet.set_default_attn_processor()
+
+
+WAYS = [offloaded, group_offloaded, compiled, compiled_in_place, sliced, checkpointed, channels_last, classic_attention]
+
+
+def marks(pipe: StableDiffusionPipeline) -> dict[str, Any]:
+    """What of a pipeline the ways above change."""
+    unet = getattr(pipe.unet, "_orig_mod", pipe.unet)
+    return {
+        "compiled": (hasattr(pipe.unet, "_orig_mod"), unet._compiled_call_impl is None),
+        "offloaded": {name: hasattr(model, "_hf_hook") for name, model in pipe.components.items()},
+        "grouped": _is_group_offload_enabled(unet),
+        "checkpointed": unet.is_gradient_checkpointing,
+        "processors": {name: type(processor).__name__ for name, processor in unet.attn_processors.items()},
+    }
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("end", ["done", "failed", "interrupted"])
+def test_ways_to_run_a_pipeline(way: Callable[[StableDiffusionPipeline], None], end: str) -> None:
+    """Trained as without it, and afterwards as it was."""
+
+    def stop(progress: Progress) -> None:
+        if end != "done":
+            raise {"failed": RuntimeError, "interrupted": KeyboardInterrupt}[end]
+
+    plain, pipe = tiny_pipeline(), tiny_pipeline()
+    way(pipe)
+    before, picture = marks(pipe), latents(pipe)
+    if end == "failed":
+        with pytest.raises(RuntimeError):
+            ESDTrainer(pipe, **QUICK).erase("a cat", callback=stop)
+        assert torch.equal(latents(pipe), picture)
+    else:
+        expected = ESDTrainer(plain, **QUICK).erase("a cat", callback=stop)
+        erasure = ESDTrainer(pipe, **QUICK).erase("a cat", callback=stop)
+        assert erasure.provenance.iterations == (1 if end == "interrupted" else 4)
+        for key, value in expected.weights.items():
+            torch.testing.assert_close(erasure.weights[key], value, rtol=1e-2, atol=1e-3)
+        torch.testing.assert_close(latents(pipe), latents(plain), rtol=1e-3, atol=1e-3)
+        if end == "done":
+            assert not torch.allclose(latents(pipe), picture, atol=1e-2), "the control: the erasure is active"
+        erasure.remove(pipe)
+        torch.testing.assert_close(latents(pipe), picture, rtol=1e-4, atol=1e-4)
+        erasure.apply(pipe)
+    assert marks(pipe) == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_learns_what_full_precision_does(dtype: torch.dtype) -> None:
+    options = {**QUICK, "iterations": 60, "batch_size": 4, "rank": 4}
+    full = ESDTrainer(tiny_pipeline(), **options).erase("a cat")
+    pipe = tiny_pipeline().to(dtype)
+    half = ESDTrainer(pipe, **options).erase("a cat")
+    assert half.provenance.alignment == pytest.approx(full.provenance.alignment, abs=0.15)
+    assert full.provenance.alignment < 0.6, "the control: it learns"
+    assert {value.dtype for value in half.weights.values()} == {torch.float32}
+    assert {p.dtype for name, p in pipe.unet.named_parameters() if "lora_" not in name} == {dtype}
+
+
+def test_gradients_too_small_for_half_precision_are_scaled() -> None:
+    """The scaler's own test: without it the first update of a float16 model has zeros where float32 has none."""
+
+    @contextmanager
+    def unscaled(enabled: bool) -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            if enabled:
+                real = torch.amp.GradScaler
+                patch.setattr(torch.amp, "GradScaler", lambda *a, **k: real(*a, **{**k, "enabled": False}))
+            yield
+
+    def untouched(without_scaler: bool) -> int:
+        pipe = tiny_pipeline().to(torch.float16)
+        with torch.no_grad():
+            pipe.unet.conv_out.weight.mul_(1e-3)
+        with unscaled(without_scaler):
+            erasure = ESDTrainer(pipe, **{**QUICK, "iterations": 1}).erase("a cat")
+        return sum(int((value == 0).sum()) for key, value in erasure.weights.items() if "lora_B" in key)
+
+    assert untouched(without_scaler=False) < untouched(without_scaler=True)
+
+
+def test_float16_is_trained_on_top_of_other_adapters() -> None:
+    pipe = tiny_pipeline().to(torch.float16)
+    style_adapter(pipe)
+    before = state_of(pipe)
+    ESDTrainer(pipe, **QUICK).erase("a cat")
+    same(before, state_of(pipe))
+
+
+def test_beside_is_as_if_the_others_were_not_there() -> None:
+    alone, pipe = tiny_pipeline(), tiny_pipeline()
+    style_adapter(pipe)
+    ESDTrainer(pipe, **QUICK).erase("a dog")
+    erasure = ESDTrainer(pipe, **QUICK).erase("a cat", beside=["no-a-dog", "style"])
+    assert pipe.get_active_adapters() == ["style", "no-a-dog", "no-a-cat"]
+    expected = ESDTrainer(alone, **QUICK).erase("a cat")
+    assert all(torch.equal(value, erasure.weights[key]) for key, value in expected.weights.items())
+    on_top = ESDTrainer(pipe, **QUICK).erase("a cat", name="on-top")
+    assert not all(torch.equal(value, on_top.weights[key]) for key, value in expected.weights.items()), "the control"
+
+
+def test_after_a_failure_those_beside_are_active_again() -> None:
+    def fail(progress: Progress) -> None:
+        raise RuntimeError
+
+    pipe = tiny_pipeline()
+    style_adapter(pipe)
+    before, picture = state_of(pipe), latents(pipe)
+    with pytest.raises(RuntimeError):
+        ESDTrainer(pipe, **QUICK).erase("a cat", beside="style", callback=fail)
+    same(before, state_of(pipe))
+    assert torch.equal(latents(pipe), picture)
+
+
+def test_beside_names_what_is_there() -> None:
+    pipe = tiny_pipeline()
+    style_adapter(pipe)
+    with pytest.raises(ValueError, match=r"^beside names no-dog; adapters on the pipeline: style.$"):
+        ESDTrainer(pipe, **QUICK).erase("a cat", beside=["no-dog"])
+
+
+def test_a_textual_inversion_can_be_erased() -> None:
+    pipe = tiny_pipeline()
+    token = torch.randn(16, generator=torch.Generator().manual_seed(0)) * 50
+    pipe.load_textual_inversion({"<my-token>": token})
+    erasure = ESDTrainer(pipe, **QUICK).erase("<my-token>")
+    assert erasure.name == "no-my-token"
+    assert erasure.provenance.history[0][0] > 1e-4, "it has a direction of its own"
+
+
+@pytest.mark.parametrize("build", [tiny_pipeline, tiny_xl])
+def test_a_long_prompt_is_cut_with_a_warning(build: Callable[[], Any], caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("diffusers")
+    logger.addHandler(caplog.handler)
+    try:
+        ESDTrainer(build(), **QUICK).erase("a cat " * 20 + "rocket")
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "was truncated" in caplog.text
+    assert "rocket" in caplog.text
+
+
+def test_fused_projections_are_refused() -> None:
+    pipe = tiny_pipeline()
+    pipe.fuse_qkv_projections()
+    with pytest.raises(ValueError, match=r"Call pipe.unfuse_qkv_projections\(\) first.$"):
+        ESDTrainer(pipe, **QUICK)
+    pipe.unfuse_qkv_projections()
+    assert ESDTrainer(pipe, **QUICK).erase("a cat").provenance.complete
+
+
+@pytest.mark.parametrize("kind", [StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline])
+def test_pipelines_of_the_same_model_are_erased_through_from_pipe(kind: type) -> None:
+    pipe = kind(**tiny_pipeline().components, requires_safety_checker=False)
+    with pytest.raises(TypeError, match=r"Erase with StableDiffusionPipeline.from_pipe\(pipe\), which shares"):
+        ESDTrainer(pipe)
+    ESDTrainer(StableDiffusionPipeline.from_pipe(pipe), **QUICK).erase("a cat")
+    assert pipe.get_active_adapters() == ["no-a-cat"]
+
+
+def test_a_controlnet_pipeline_is_erased_through_from_pipe() -> None:
+    base = tiny_pipeline()
+    pipe = StableDiffusionControlNetPipeline(
+        **base.components, controlnet=ControlNetModel.from_unet(base.unet), requires_safety_checker=False
+    )
+    with pytest.raises(TypeError, match=r"Erase with StableDiffusionPipeline.from_pipe\(pipe\), which shares"):
+        ESDTrainer(pipe)
+    ESDTrainer(StableDiffusionPipeline.from_pipe(pipe), **QUICK).erase("a cat")
+    assert pipe.get_active_adapters() == ["no-a-cat"]
+
+
+def gradient_of_first_update(**options: Any) -> list[Tensor]:
+    """What the optimiser is given first."""
+    seen: list[Tensor] = []
+    with pytest.MonkeyPatch.context() as patch:
+
+        def step(optimizer: torch.optim.Adam, closure: None = None) -> None:
+            seen.extend(p.grad.clone() for group in optimizer.param_groups for p in group["params"])
+
+        patch.setattr(torch.optim.Adam, "step", step)
+        ESDTrainer(tiny_pipeline(), **{**QUICK, "iterations": 1, **options}).erase("a cat")
+    return seen
+
+
+def test_gradient_checkpointing_gives_the_same_gradients() -> None:
+    plain, checkpointed = gradient_of_first_update(), gradient_of_first_update(gradient_checkpointing=True)
+    for ours, theirs in zip(plain, checkpointed, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_accumulated_gradients_are_the_mean_of_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two halves of a batch, one after the other, are as the whole."""
+    from diffusers_esd.trajectory import FreshTrajectory, States
+
+    generator = torch.Generator().manual_seed(0)
+    noise, position = torch.randn((4, 4, 8, 8), generator=generator), torch.tensor([0, 1, 2, 3])
+
+    def draw(n: int) -> Iterator[States]:
+        for start in range(0, 4, n):
+            here = slice(start, start + n)
+            yield States(noise[here], position[here], ("a cat",) * n)
+
+    found = []
+    for batch_size, steps in ((4, 1), (2, 2)):
+        batches = draw(batch_size)
+        monkeypatch.setattr(FreshTrajectory, "draw", lambda self, batches=batches: next(batches))
+        options = {"batch_size": batch_size, "gradient_accumulation_steps": steps, "trajectory": "fresh"}
+        found.append(gradient_of_first_update(**options))
+    for whole, halves in zip(*found, strict=True):
+        torch.testing.assert_close(whole, halves, rtol=1e-3, atol=1e-6)
+
+
+def test_offload_keeps_other_models_away_while_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffusers_esd import training
+
+    moved: list[tuple[str, str]] = []
+    pipe = tiny_pipeline()
+    names = {id(model): name for name, model in pipe.components.items()}
+    for model in (pipe.vae, pipe.text_encoder):
+        real = model.to
+        monkeypatch.setattr(model, "to", lambda d, m=model, r=real: moved.append((names[id(m)], str(d))) or r(d))
+    during: list[int] = []
+    monkeypatch.setattr(training, "free_memory", lambda: during.append(len(moved)))
+    ESDTrainer(pipe, **QUICK, offload=True).erase("a cat")
+    assert during
+    assert sorted(set(moved)) == [("text_encoder", "cpu"), ("vae", "cpu")]
+    moved.clear()
+    ESDTrainer(pipe, **QUICK).erase("a dog")
+    assert not moved, "the control"
+
+
+def test_eight_bits_need_bitsandbytes() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("bitsandbytes") is None:
+        with pytest.raises(ValueError, match=r"^optimizer='adam8bit' needs bitsandbytes: pip install"):
+            ESDTrainer(tiny_pipeline(), optimizer="adam8bit")
+    else:
+        assert ESDTrainer(tiny_pipeline(), **QUICK, optimizer="adam8bit").erase("a cat").provenance.complete
