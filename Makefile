@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv demo frontier test test-all lint docs
+.PHONY: venv demo frontier published test test-all lint docs
 
 venv: $(VENV)/.stamp
 
@@ -20,6 +20,9 @@ demo: venv
 
 frontier: venv
 	$(BIN)/python examples/frontier.py
+
+published: venv
+	$(BIN)/python examples/published.py
 
 test: venv
 	$(BIN)/python -m pytest -m "not slow"

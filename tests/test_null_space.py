@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from diffusers_esd import ESDTrainer
 from diffusers_esd.families import family_for
-from diffusers_esd.null_space import _Moments, _rows, directions
+from diffusers_esd.null_space import _Moments, _portions, _rows, directions
 from diffusers_esd.vocabulary import NEAR, SINGLE, in_contexts, nearness, preserved, words
 
 
@@ -157,3 +157,9 @@ def test_a_concept_that_nothing_tells_apart_is_refused_before_training() -> None
     with pytest.raises(ValueError, match=message):
         ESDTrainer(pipe).erase("a cat")
     assert not hasattr(pipe.unet, "peft_config")
+
+
+def test_moments_are_gathered_in_portions_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffusers_esd.null_space._MEMORY", 1600)
+    widths = {"a": 10, "b": 10, "c": 10, "d": 20}
+    assert list(_portions(widths)) == [["a", "b"], ["c"], ["d"]], "2 * 4 * 10 * 10 bytes each, and 3200"

@@ -66,7 +66,7 @@ def check_denoiser(denoiser: Denoiser) -> None:
             "The pipeline's adapters are switched off by disable_lora(). Call pipe.enable_lora() first, or "
             "pipe.unload_lora_weights() if they are not wanted."
         )
-    if any("Fused" in type(processor).__name__ for processor in denoiser.attn_processors.values()):
+    if any("Fused" in type(processor).__name__ for processor in getattr(denoiser, "attn_processors", {}).values()):
         raise ValueError(
             "The attention projections are fused, so the layers an adapter goes to are not used. Call "
             "pipe.unfuse_qkv_projections() first."

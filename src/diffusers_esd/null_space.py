@@ -44,6 +44,7 @@ _CONCEPT_TRAJECTORIES = 16
 _BATCH = 16  # prompts
 _ROWS = 16  # inputs of a layer per sample that enter its moment
 _WIDEST = 6144  # a moment is d x d; wider layers are left out
+_MEMORY = 4 * 2**30  # bytes of moments at a time; the trajectories are run again for those of further layers
 
 
 @dataclass(frozen=True)
@@ -130,12 +131,12 @@ def null_space(
         kept, said = _text_moment(family, preserved), _text_moment(family, concept, empty_share=0.0)
         found = dict.fromkeys(text, directions(kept, said, rank, TEXT_STRENGTH))
     evaluations = probe.evaluations
-    if others:
-        prompts = concept[:: -(-len(concept) // _CONCEPT_TRAJECTORIES)]
-        of_kept = _state_moments(family, others, preserved[:_TRAJECTORIES], shape, generator)
-        of_concept = _state_moments(family, others, prompts, shape, generator)
+    prompts = concept[:: -(-len(concept) // _CONCEPT_TRAJECTORIES)]
+    for portion in _portions({name: _width(family.denoiser.get_submodule(name)) for name in others}):
+        of_kept = _state_moments(family, portion, preserved[:_TRAJECTORIES], shape, generator)
+        of_concept = _state_moments(family, portion, prompts, shape, generator)
         evaluations += of_kept.evaluations + of_concept.evaluations
-        for name in others:
+        for name in portion:
             found[name] = directions(of_kept[name], of_concept[name], rank, STATE_STRENGTH)
     clear = {name: rows for name, (rows, leak) in found.items() if leak <= LARGEST_LEAK}
     if not clear:
@@ -144,6 +145,21 @@ def null_space(
             "train without: null_space=False."
         )
     return NullSpace(clear, {name: found[name][1] for name in clear}, evaluations)
+
+
+def _portions(widths: dict[str, int]) -> Iterator[list[str]]:
+    """Layers whose moments, two each, are in memory at a time."""
+    portion: list[str] = []
+    held = 0
+    for name, width in widths.items():
+        size = 2 * 4 * width**2
+        if portion and held + size > _MEMORY:
+            yield portion
+            portion, held = [], 0
+        portion.append(name)
+        held += size
+    if portion:
+        yield portion
 
 
 def _text_moment(family: Family, prompts: Sequence[str], empty_share: float = _EMPTY_SHARE) -> Tensor:

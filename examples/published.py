@@ -1,0 +1,294 @@
+"""The published models' denoisers, from their configurations alone: layers, parameters and memory of an erasure.
+
+Run as `make memory`, or `python examples/published.py`; writes two tables to standard output. Everything is computed
+on PyTorch's meta device, which has shapes and no numbers, so nothing is downloaded and little memory is needed.
+`--measure` runs one model of them with random weights on the CPU, and compares.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, get_args
+from unittest.mock import patch
+
+import torch
+from diffusers import (
+    AuraFlowTransformer2DModel,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+)
+from diffusers.utils import logging
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import functional
+from torch.profiler import ProfilerActivity, profile
+
+from diffusers_esd.adapter import Adapter, base_layers
+from diffusers_esd.config import Group
+from diffusers_esd.families import FAMILIES
+from diffusers_esd.groups import Selection, select
+
+GROUPS: tuple[Group, ...] = get_args(Group)
+RANK = 16
+
+
+@dataclass(frozen=True)
+class Published:
+    """A model.
+
+    Attributes:
+        family: Name of its family.
+        kind: Class of its denoiser.
+        config: The denoiser's configuration, as published.
+        inputs: What the denoiser is called with for one picture of the model's own size, as shapes.
+    """
+
+    family: str
+    kind: Any
+    config: dict[str, Any]
+    inputs: dict[str, Any]
+
+    def build(self, device: str = "meta", dtype: torch.dtype = torch.float16) -> Any:
+        """The denoiser; on the meta device it has no numbers."""
+        with torch.device(device):
+            return self.kind(**self.config).to(dtype).eval().requires_grad_(False)
+
+    def arguments(self, device: str = "meta", dtype: torch.dtype = torch.float16) -> dict[str, Any]:
+        """Keyword arguments for a call of the denoiser."""
+
+        def tensors(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: tensors(inner) for key, inner in value.items()}
+            return torch.zeros(value, device=device, dtype=dtype)
+
+        return tensors(self.inputs)
+
+    def selection(self, denoiser: Any, group: Group) -> Selection:
+        """The layers of a group."""
+        (family,) = [family for family in FAMILIES if family.__name__ == self.family]
+        modules = [name for name, _ in denoiser.named_modules()]
+        patterns = {"text_layers": family.text_layers, "text_inputs": family.text_inputs}
+        return select(base_layers(denoiser), modules, group, **patterns)
+
+
+MODELS = {
+    "SD 1.4": Published(
+        "StableDiffusion",
+        UNet2DConditionModel,
+        {"sample_size": 64, "cross_attention_dim": 768},
+        {"sample": (1, 4, 64, 64), "timestep": (1,), "encoder_hidden_states": (1, 77, 768)},
+    ),
+    "SD 2.1": Published(
+        "StableDiffusion",
+        UNet2DConditionModel,
+        {
+            "sample_size": 96,
+            "cross_attention_dim": 1024,
+            "attention_head_dim": (5, 10, 20, 20),
+            "use_linear_projection": True,
+        },
+        {"sample": (1, 4, 96, 96), "timestep": (1,), "encoder_hidden_states": (1, 77, 1024)},
+    ),
+    "SDXL": Published(
+        "StableDiffusionXL",
+        UNet2DConditionModel,
+        {
+            "sample_size": 128,
+            "cross_attention_dim": 2048,
+            "attention_head_dim": (5, 10, 20),
+            "use_linear_projection": True,
+            "block_out_channels": (320, 640, 1280),
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            "transformer_layers_per_block": (1, 2, 10),
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2816,
+        },
+        {
+            "sample": (1, 4, 128, 128),
+            "timestep": (1,),
+            "encoder_hidden_states": (1, 77, 2048),
+            "added_cond_kwargs": {"text_embeds": (1, 1280), "time_ids": (1, 6)},
+        },
+    ),
+    "SD3 medium": Published(
+        "StableDiffusion3",
+        SD3Transformer2DModel,
+        {
+            "sample_size": 128,
+            "num_layers": 24,
+            "attention_head_dim": 64,
+            "num_attention_heads": 24,
+            "joint_attention_dim": 4096,
+            "caption_projection_dim": 1536,
+            "pooled_projection_dim": 2048,
+            "pos_embed_max_size": 192,
+        },
+        {
+            "hidden_states": (1, 16, 128, 128),
+            "timestep": (1,),
+            "encoder_hidden_states": (1, 333, 4096),
+            "pooled_projections": (1, 2048),
+        },
+    ),
+    "Flux.1 dev": Published(
+        "Flux",
+        FluxTransformer2DModel,
+        {"guidance_embeds": True},
+        {
+            "hidden_states": (1, 4096, 64),
+            "timestep": (1,),
+            "guidance": (1,),
+            "encoder_hidden_states": (1, 512, 4096),
+            "pooled_projections": (1, 768),
+            "txt_ids": (512, 3),
+            "img_ids": (4096, 3),
+        },
+    ),
+    "AuraFlow": Published(
+        "AuraFlow",
+        AuraFlowTransformer2DModel,
+        {"sample_size": 64},
+        {"hidden_states": (1, 4, 64, 64), "timestep": (1,), "encoder_hidden_states": (1, 256, 2048)},
+    ),
+}
+
+
+def lora_parameters(denoiser: Any, selection: Selection, rank: int = RANK) -> int:
+    """Parameters of an adapter: `rank * (inputs + outputs)` of each layer, a convolution's inputs being its patches."""
+    weights = [denoiser.get_submodule(name).weight for name in selection.names]
+    return sum(rank * (weight[0].numel() + weight.shape[0]) for weight in weights)
+
+
+@dataclass
+class Saved:
+    """Bytes that autograd keeps for the gradient; parameters, which are there anyway, do not count."""
+
+    known: set[int]
+    kept: list[Tensor] = field(default_factory=list)
+    bytes: int = 0
+
+    def count(self, tensor: Tensor) -> Tensor:
+        """Note a tensor's storage, once."""
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self.known:
+            self.known.add(storage._cdata)
+            self.kept.append(tensor)  # or its number would be given to another
+            self.bytes += storage.nbytes()
+        return tensor
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Count what is saved inside."""
+        with saved_tensors_hooks(self.count, lambda tensor: tensor):
+            yield
+
+
+class _FlashAttention(torch.autograd.Function):
+    """What a fused attention keeps: queries, keys, values, and its output."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        out = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, out)
+        return out
+
+
+def activation_bytes(model: Published, group: Group, *, checkpointing: bool) -> int:
+    """Bytes that one picture's training needs for activations, in half precision with a fused attention.
+
+    With checkpointing: what is kept between blocks, and the largest block's while its gradient is computed.
+    """
+    denoiser = model.build()
+    adapter = Adapter(denoiser, "esd", model.selection(denoiser, group), rank=RANK, lora_alpha=RANK, seed=0)
+    parameters = {parameter.untyped_storage()._cdata for parameter in denoiser.parameters()}
+    outer, blocks = Saved(set(parameters)), [0]
+
+    def block(module: Callable[..., Any], *arguments: Any) -> Any:
+        for argument in arguments:
+            if isinstance(argument, Tensor):
+                outer.count(argument)
+        inner = Saved(set(outer.known))
+        with inner.watching():
+            result = module(*arguments)
+        blocks.append(inner.bytes)
+        return result
+
+    def attention(query: Tensor, key: Tensor, value: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        return _FlashAttention.apply(query, key, value)
+
+    if checkpointing:
+        denoiser.enable_gradient_checkpointing(block)
+    with adapter.training(), patch.object(functional, "scaled_dot_product_attention", attention), outer.watching():
+        denoiser(**model.arguments(), return_dict=False)
+    return outer.bytes + max(blocks)
+
+
+def layers_table() -> str:
+    """Layers and parameters of every group."""
+    lines = [
+        "| model | denoiser | " + " | ".join(f"`{group}`" for group in GROUPS) + " |",
+        "|---" * (len(GROUPS) + 2) + "|",
+    ]
+    for name, model in MODELS.items():
+        denoiser = model.build()
+        size = sum(parameter.numel() for parameter in denoiser.parameters())
+        cells = []
+        for group in GROUPS:
+            selection = model.selection(denoiser, group)
+            cells.append(f"{len(selection.names)} / {lora_parameters(denoiser, selection) / 1e6:.1f} M")
+        lines.append(f"| {name} | {size / 1e6:,.0f} M | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def memory_table(group: Group = "esd-u") -> str:
+    """Gigabytes of one training, batch 1."""
+    lines = [
+        "| model | denoiser, float16 | adapter | gradients | Adam | 8-bit Adam | activations | with checkpointing |",
+        "|---" * 8 + "|",
+    ]
+    for name, model in MODELS.items():
+        denoiser = model.build()
+        size = sum(parameter.numel() for parameter in denoiser.parameters())
+        lora = lora_parameters(denoiser, model.selection(denoiser, group))
+        kept = [activation_bytes(model, group, checkpointing=checkpointing) for checkpointing in (False, True)]
+        parts = [2 * size, 4 * lora, 4 * lora, 8 * lora, 2 * lora, *kept]
+        lines.append(f"| {name} | " + " | ".join(f"{part / 2**30:.2f}" for part in parts) + " |")
+    return "\n".join(lines)
+
+
+def measured(name: str, group: Group = "esd-u") -> tuple[int, int]:
+    """Bytes of activations as computed, and as PyTorch has allocated on the CPU after a forward pass and not freed."""
+    model, dtype = MODELS[name], torch.bfloat16
+    denoiser = model.build("cpu", dtype)
+    adapter = Adapter(denoiser, "esd", model.selection(denoiser, group), rank=RANK, lora_alpha=RANK, seed=0)
+    with adapter.training():
+        arguments = model.arguments("cpu", dtype)
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            e = denoiser(**arguments, return_dict=False)[0]
+        assert e.requires_grad
+    held = sum(event.self_cpu_memory_usage for event in profiler.events())
+    return activation_bytes(model, group, checkpointing=False), held
+
+
+def main() -> None:
+    """Both tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--measure", choices=list(MODELS), help="compare with a run on the CPU")
+    options = parser.parse_args()
+    logging.set_verbosity_error()
+    if options.measure:
+        computed, held = measured(options.measure)
+        print(f"{options.measure}: computed {computed / 2**30:.2f} GiB, measured {held / 2**30:.2f} GiB")
+        return
+    print(f"Layers / parameters of an adapter of rank {RANK}:\n\n{layers_table()}\n")
+    print(f"GiB to train `esd-u`, rank {RANK}, batch 1, at the model's own size:\n\n{memory_table()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""The tables of the documentation, of the published models: computed here again, and held against a measurement."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import published
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+# Layers of esd-x, esd-x-strict, esd-u and full; parameters at rank 16, in units.
+EXPECTED = {
+    "SD 1.4": ((64, 32, 218, 282), 859_520_964),
+    "SD 2.1": ((64, 32, 218, 282), 865_910_724),
+    "SDXL": ((280, 140, 514, 794), 2_567_463_684),
+    "SD3 medium": ((95, 48, 246, 341), 2_028_328_000),
+    "Flux.1 dev": ((76, 38, 428, 504), 11_901_408_320),
+    "AuraFlow": ((16, 8, 310, 326), 6_833_439_744),
+}
+
+
+@pytest.mark.parametrize("name", list(published.MODELS))
+def test_layers_of_the_published_models(name: str) -> None:
+    model = published.MODELS[name]
+    denoiser = model.build()
+    counts = tuple(len(model.selection(denoiser, group).names) for group in published.GROUPS)
+    size = sum(parameter.numel() for parameter in denoiser.parameters())
+    assert (counts, size) == EXPECTED[name]
+    assert counts[0] + counts[2] == counts[3]
+
+
+def test_the_documentation_has_the_tables_as_computed() -> None:
+    assert published.layers_table() in (DOCS / "families.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_documentation_has_the_memory_as_computed() -> None:
+    assert published.memory_table() in (DOCS / "memory.md").read_text(encoding="utf-8")
+
+
+def test_activations_are_what_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {"sample_size": 32, "cross_attention_dim": 64, "block_out_channels": (64, 64, 64, 64)}
+    inputs = {"sample": (1, 4, 32, 32), "timestep": (1,), "encoder_hidden_states": (1, 77, 64)}
+    model = published.Published("StableDiffusion", UNet2DConditionModel, config, inputs)
+    monkeypatch.setitem(published.MODELS, "small", model)
+    computed, measured = published.measured("small", "esd-u")
+    assert computed == pytest.approx(measured, rel=0.05)
+    assert published.activation_bytes(model, "esd-u", checkpointing=True) < 0.6 * computed
+    assert torch.get_default_dtype() == torch.float32
