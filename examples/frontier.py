@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
+from unittest.mock import patch
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -155,6 +156,23 @@ def measure(output: Path, words: Sequence[str], names: Sequence[str]) -> dict[st
     return table
 
 
+def distances(output: Path, words: Sequence[str], values: Sequence[float]) -> str:
+    """What it does where preserved words end: the default ESD-x with other values of `vocabulary.NEAR`."""
+    judge, lines = Judge.from_pretrained(), ["| from | words preserved | erased | others |", "|---" * 4 + "|"]
+    for value in values:
+        rows, kept = [], 0.0
+        with patch.object(vocabulary, "NEAR", value):
+            for word in words:
+                generator = torch.Generator().manual_seed(2)
+                prompts = vocabulary.preserved(family_for(load()), [phrase(word)], generator)
+                kept += len({part for prompt in prompts for part in prompt.split()}) / len(words)
+                erasure = trained(settings("esd-x"), output / "erasures" / f"near-{value}", word)
+                rows.append(judged(judge, [erasure], [word]))
+        cells = [sum(row[key] for row in rows) / len(rows) for key in ("erased", "others")]
+        lines.append(f"| {value} | {kept:.0f} | {cells[0]:.2f} | {cells[1]:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
 def markdown(table: dict[str, dict[str, Any]]) -> str:
     """The table: erased / others / styles, by number stacked."""
     sizes = list(table["base"])
@@ -215,9 +233,15 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("frontier-output"))
     parser.add_argument("--only", nargs="+", metavar="RECIPE", help="names of recipes; all by default")
     parser.add_argument("--objects", type=int, default=len(WORDS), help="how many objects, of forty")
+    parser.add_argument("--near", type=float, nargs="+", metavar="COSINE", help="compare these distances instead")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     words = (*WORDS, *(word for word in OBJECTS if word not in WORDS))[: options.objects]
+    if options.near:
+        text = distances(options.output, words[:4], options.near)
+        (options.output / "distances.md").write_text(text, encoding="utf-8")
+        print(text)
+        return
     table = measure(options.output, words, options.only or list(recipes(options.output)))
     text = markdown(table)
     (options.output / "frontier.md").write_text(text, encoding="utf-8")

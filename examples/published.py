@@ -2,7 +2,7 @@
 
 Run as `make memory`, or `python examples/published.py`; writes two tables to standard output. Everything is computed
 on PyTorch's meta device, which has shapes and no numbers, so nothing is downloaded and little memory is needed.
-`--measure` runs one model of them with random weights on the CPU, and compares.
+`--measure` runs one of them with random weights, and compares.
 """
 
 from __future__ import annotations
@@ -262,28 +262,34 @@ def memory_table(group: Group = "esd-u") -> str:
     return "\n".join(lines)
 
 
-def measured(name: str, group: Group = "esd-u") -> tuple[int, int]:
-    """Bytes of activations as computed, and as PyTorch has allocated on the CPU after a forward pass and not freed."""
-    model, dtype = MODELS[name], torch.bfloat16
-    denoiser = model.build("cpu", dtype)
+def measured(name: str, group: Group = "esd-u", device: str = "cpu") -> tuple[int, int]:
+    """Bytes of activations as computed, and as PyTorch has allocated after a forward pass and not freed."""
+    model, dtype = MODELS[name], torch.bfloat16 if device == "cpu" else torch.float16
+    denoiser = model.build(device, dtype)
     adapter = Adapter(denoiser, "esd", model.selection(denoiser, group), rank=RANK, lora_alpha=RANK, seed=0)
     with adapter.training():
-        arguments = model.arguments("cpu", dtype)
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        arguments = model.arguments(device, dtype)
+        if device == "cpu":
+            with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+                e = denoiser(**arguments, return_dict=False)[0]
+            held = sum(event.self_cpu_memory_usage for event in profiler.events())
+        else:
+            before = torch.cuda.memory_allocated()
             e = denoiser(**arguments, return_dict=False)[0]
+            held = torch.cuda.memory_allocated() - before
         assert e.requires_grad
-    held = sum(event.self_cpu_memory_usage for event in profiler.events())
     return activation_bytes(model, group, checkpointing=False), held
 
 
 def main() -> None:
     """Both tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--measure", choices=list(MODELS), help="compare with a run on the CPU")
+    parser.add_argument("--measure", choices=list(MODELS), help="compare with a run of random weights")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where")
     options = parser.parse_args()
     logging.set_verbosity_error()
     if options.measure:
-        computed, held = measured(options.measure)
+        computed, held = measured(options.measure, device=options.device)
         print(f"{options.measure}: computed {computed / 2**30:.2f} GiB, measured {held / 2**30:.2f} GiB")
         return
     print(f"Layers / parameters of an adapter of rank {RANK}:\n\n{layers_table()}\n")

@@ -251,6 +251,20 @@ def test_the_null_space_finds_layers(kind: str) -> None:
     assert all(torch.isfinite(rows).all() for rows in space.rows.values())
 
 
+@pytest.mark.parametrize("kind", ["sd1", "sdxl"])
+def test_keys_and_values_of_cross_attentions_are_known_to_be_given_the_text(kind: str) -> None:
+    family = family_for(BUILDERS[kind]())
+    options = {"concept": ["a cat"], "preserved": ["a dog"], "rank": 2, "shape": family.latent_shape(None)}
+    for names, evaluations in (("attn2.to_k", 1), ("attn1.to_k", 1 + 2 * 6)):
+        chosen = [name for name in base_layers(family.denoiser) if name.endswith(names)]
+        generator = torch.Generator().manual_seed(0)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("diffusers_esd.null_space.LARGEST_LEAK", float("inf"))
+            space = null_space(family, chosen, guidance_scale=3.0, generator=generator, **options)
+        assert space.evaluations == evaluations
+        assert len(space.rows) == len(chosen)
+
+
 @kinds
 def test_the_vocabulary_is_the_tokenizers(kind: str) -> None:
     kept = vocabulary.preserved(family_for(BUILDERS[kind]()), ["a cat"], torch.Generator().manual_seed(0))

@@ -23,7 +23,7 @@ LAYERS: list[set[str]] = [
     {"families"},
     {"networks", "vocabulary"},
     {"trajectory", "erasure", "null_space"},
-    {"training"},
+    {"training", "compose"},
     {"trainer"},
 ]
 LAYER = {name: height for height, names in enumerate(LAYERS) for name in names}

@@ -71,7 +71,8 @@ def state_of(pipe: StableDiffusionPipeline) -> dict[str, Any]:
         for name, layer in unet.named_modules()
         if "style" in getattr(layer, "scaling", {})
     }
-    return {"parameters": parameters, "modes": modes, "styled": styled, "scheduler": dict(pipe.scheduler.config)}
+    public = {key: value for key, value in pipe.scheduler.config.items() if not key.startswith("_")}
+    return {"parameters": parameters, "modes": modes, "styled": styled, "scheduler": public}
 
 
 def same(before: dict[str, Any], after: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .compose import bake, merge, stack
     from .config import ESDConfig
     from .erasure import Erasure
     from .families import Family
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 _HOME = {
     "ESDConfig": "config",
+    "bake": "compose",
+    "merge": "compose",
+    "stack": "compose",
     "ESDTrainer": "trainer",
     "Erasure": "erasure",
     "Family": "families",
@@ -21,7 +25,7 @@ _HOME = {
     "esd_target": "objective",
 }
 
-__all__ = ["ESDConfig", "ESDTrainer", "Erasure", "Family", "Progress", "esd_target"]
+__all__ = ["ESDConfig", "ESDTrainer", "Erasure", "Family", "Progress", "bake", "esd_target", "merge", "stack"]
 
 
 def __getattr__(name: str) -> object:

@@ -8,8 +8,9 @@ and puts it back.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -124,7 +125,7 @@ def without(denoiser: Denoiser, names: Collection[str]) -> Iterator[None]:
     try:
         yield
     finally:
-        user.restore(adding=next((name for name in adapter_names(denoiser) if name not in before), None))
+        user.restore(adding=[name for name in adapter_names(denoiser) if name not in before])
 
 
 @contextmanager
@@ -160,15 +161,15 @@ class UserState:
     def __init__(self, denoiser: Denoiser) -> None:
         self._denoiser = denoiser
         self._active = {id(layer): list(layer.active_adapters) for layer in tuner_layers(denoiser)}
-        self._all_active = list(dict.fromkeys(name for names in self._active.values() for name in names))
+        self.active = list(dict.fromkeys(name for names in self._active.values() for name in names))
         self._requires_grad = [(p, p.requires_grad) for p in denoiser.parameters()]
 
-    def restore(self, *, adding: str | None = None, removing: str | None = None) -> None:
-        """Put back what was, with one adapter more (last, frozen) or one less."""
+    def restore(self, *, adding: Sequence[str] = (), removing: str | None = None) -> None:
+        """Put back what was, with adapters more (last, frozen) or one less."""
         for layer in tuner_layers(self._denoiser):
-            names = self._active.get(id(layer), self._all_active)
+            names = self._active.get(id(layer), self.active)
             names = [name for name in names if name != removing]
-            layer.set_adapter([*names, adding] if adding else names, inference_mode=True)
+            layer.set_adapter([*names, *adding], inference_mode=True)
         for parameter, value in self._requires_grad:
             parameter.requires_grad_(value)
 
@@ -211,7 +212,7 @@ class Adapter:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             denoiser.add_adapter(config, adapter_name=name)
-        self._user.restore(adding=name)
+        self._user.restore(adding=[name])
         self._layers = [layer for layer in tuner_layers(denoiser) if name in layer.lora_A]
         # By layer, not by name: a name such as "0" or "conv" also stands in the names of base weights.
         for layer in self._layers:
@@ -235,7 +236,7 @@ class Adapter:
             with evaluation(self._denoiser):
                 yield
         finally:
-            self._user.restore(adding=self.name)
+            self._user.restore(adding=[self.name])
             for parameter in self.parameters:
                 parameter.grad = None
 
@@ -262,18 +263,23 @@ class Adapter:
 
     def weights(self, component: str) -> dict[str, Tensor]:
         """The portable weights after `fold_scale`: `<component>.<module>.lora_A.weight`, float32, on the CPU."""
-        # PEFT's own collection drops keys in which another adapter's name stands, such as "0".
-        weights = {
-            f"{component}.{path}.{side}.weight": getattr(layer, side)[self.name].weight
-            for path, layer in self._denoiser.named_modules()
-            if isinstance(layer, LoraLayer) and self.name in layer.lora_A
-            for side in ("lora_A", "lora_B")
-        }
-        return {key: weight.detach().cpu().contiguous().clone() for key, weight in weights.items()}
+        return weights(self._denoiser, self.name, component)
 
     def detach(self) -> None:
         """Take the adapter off; the denoiser is as it was."""
         _delete(self._denoiser, self.name, self._user)
+
+
+def weights(denoiser: Denoiser, name: str, component: str) -> dict[str, Tensor]:
+    """A and B of an adapter by portable key, copied to the CPU."""
+    # PEFT's own collection drops keys in which another adapter's name stands, such as "0".
+    found = {
+        f"{component}.{path}.{side}.weight": getattr(layer, side)[name].weight
+        for path, layer in denoiser.named_modules()
+        if isinstance(layer, LoraLayer) and name in layer.lora_A
+        for side in ("lora_A", "lora_B")
+    }
+    return {key: weight.detach().cpu().contiguous().clone() for key, weight in found.items()}
 
 
 def load(denoiser: Denoiser, component: str, weights: dict[str, Tensor], name: str, scale: float) -> None:
@@ -292,10 +298,30 @@ def load(denoiser: Denoiser, component: str, weights: dict[str, Tensor], name: s
     check_fit(denoiser, component, weights)
     user = UserState(denoiser)
     denoiser.load_lora_adapter(dict(weights), prefix=component, adapter_name=name)
-    user.restore(adding=name)
+    user.restore(adding=[name])
     for layer in tuner_layers(denoiser):
         if name in layer.scaling:
             layer.set_scale(name, scale)
+
+
+def activate(denoiser: Denoiser, scales: Mapping[str, float]) -> None:
+    """Activate adapters that are on the denoiser, with scales, beside those that are active already."""
+    user = UserState(denoiser)
+    user.restore(adding=[name for name in scales if name not in user.active])
+    for layer in tuner_layers(denoiser):
+        for name, scale in scales.items():
+            if name in layer.scaling:
+                layer.set_scale(name, scale)
+
+
+def active_scales(denoiser: Denoiser) -> dict[str, float]:
+    """The active adapters and the scales they are active with."""
+    found: dict[str, float] = {}
+    for layer in tuner_layers(denoiser):
+        for name in layer.active_adapters:
+            if name in layer.scaling:
+                found.setdefault(name, layer.scaling[name] * layer.r[name] / layer.lora_alpha[name])
+    return found
 
 
 def check_fit(denoiser: Denoiser, component: str, weights: dict[str, Tensor]) -> None:
@@ -340,3 +366,9 @@ def _delete(denoiser: Denoiser, name: str, user: UserState) -> None:
         if isinstance(layer, LoraLayer) and not layer.lora_A:
             denoiser.set_submodule(path, layer.get_base_layer())
     user.restore(removing=name)
+
+
+def model_name(pipe: Any) -> str:
+    """The Hub id of a pipeline's model; of a local one only its folder's name, for the rest is nobody's business."""
+    source = str(pipe.config.get("_name_or_path") or type(pipe).__name__)
+    return Path(source).name if Path(source).exists() else source

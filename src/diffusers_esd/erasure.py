@@ -47,6 +47,9 @@ class Provenance:
         evaluations: Samples the denoiser evaluated, by `"no_grad"` and `"grad"`.
         complete: `False` if the training was interrupted.
         history: Loss and alignment of each iteration.
+        parts: Of a merged erasure: the names of what it was merged from, and their weights.
+        rank_error: Relative error of the best approximation at this rank, where the weights are one: the root of the
+            squared differences of all layers' products, over that of the products.
     """
 
     concepts: tuple[str, ...]
@@ -62,9 +65,11 @@ class Provenance:
     evaluations: dict[str, int]
     complete: bool
     history: tuple[tuple[float, float], ...]
+    parts: tuple[tuple[str, float], ...] = ()
+    rank_error: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Erasure:
     """A trained erasure.
 
@@ -87,6 +92,15 @@ class Erasure:
     def rank(self) -> int:
         """Rank in every layer."""
         return self.config.rank
+
+    def layers(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """A and B of each layer by module name; the product of both, as matrices, is what is added to the weight."""
+        prefix, suffix = f"{self.provenance.component}.", ".lora_A.weight"
+        names = [key.removeprefix(prefix).removesuffix(suffix) for key in self.weights if key.endswith(suffix)]
+        return {
+            name: (self.weights[f"{prefix}{name}{suffix}"], self.weights[f"{prefix}{name}.lora_B.weight"])
+            for name in names
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the weights, as JSON types."""
@@ -173,7 +187,8 @@ class Erasure:
         known = {field.name for field in fields(Provenance)}
         provenance = {key: value for key, value in values["provenance"].items() if key in known}
         provenance["concepts"] = tuple(provenance["concepts"])
-        provenance["history"] = tuple((loss, aligned) for loss, aligned in provenance["history"])
+        for name in ("history", "parts"):
+            provenance[name] = tuple((first, second) for first, second in provenance.get(name, ()))
         return cls(values["name"], weights, ESDConfig.from_dict(values["config"]), Provenance(**provenance))
 
     def apply(self, pipe: DiffusionPipeline, scale: float = 1.0, name: str | None = None) -> None:

@@ -42,7 +42,7 @@ class Selection:
     def only(self, names: Collection[str]) -> Selection:
         """The layers of this selection that are among `names`."""
         kept = tuple(name for name in self.names if name in names)
-        return self if kept == self.names else Selection(self.group, kept, _exactly(kept))
+        return self if kept == self.names else Selection(self.group, kept, exactly(kept))
 
     def confinable(self) -> Selection:
         """Without the mixed layers: no trajectories short enough to be worth it show all mixtures that must be
@@ -91,12 +91,13 @@ def select(
         raise ValueError(f"group={group!r} selects no layer of this denoiser; groups that do: {fitting}.")
     pattern = prefixes[group] + r"(.*\.)?(" + "|".join(sorted({_ending(name) for name in names})) + ")"
     if {name for name in modules if re.fullmatch(pattern, name)} != set(names):
-        pattern = _exactly(names)
+        pattern = exactly(names)
     mixed = [name for name in names if re.match(text_layers, name) and not re.match(text_inputs, name)]
     return Selection(group, names, pattern, frozenset(mixed))
 
 
-def _exactly(names: Collection[str]) -> str:
+def exactly(names: Collection[str]) -> str:
+    """Regular expression that matches these names and no other."""
     return "|".join(map(re.escape, names))
 
 

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,7 +26,7 @@ from diffusers.utils.torch_utils import unwrap_module
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .adapter import Adapter
+from .adapter import Adapter, model_name
 from .config import ESDConfig
 from .erasure import Provenance
 from .families import Family
@@ -206,7 +205,7 @@ class Training:
         evaluations["no_grad"] += evaluations_before
         return Provenance(
             concepts=self.concepts,
-            base_model=_model_name(self.family.pipe),
+            base_model=model_name(self.family.pipe),
             family=type(self.family).__name__,
             component=self.family.component,
             pattern=self.adapter.selection.pattern,
@@ -219,12 +218,6 @@ class Training:
             complete=self.complete,
             history=tuple(self.history),
         )
-
-
-def _model_name(pipe: Any) -> str:
-    """The Hub id of a pipeline's model; of a local one only its folder's name, for the rest is nobody's business."""
-    source = str(pipe.config.get("_name_or_path") or type(pipe).__name__)
-    return Path(source).name if Path(source).exists() else source
 
 
 def _movable(family: Family) -> list[nn.Module]:
