@@ -24,6 +24,7 @@ LAYERS: list[set[str]] = [
     {"networks", "vocabulary"},
     {"trajectory", "erasure", "null_space"},
     {"training", "compose"},
+    {"formats"},
     {"trainer"},
 ]
 LAYER = {name: height for height, names in enumerate(LAYERS) for name in names}

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .config import ESDConfig
     from .erasure import Erasure
     from .families import Family
+    from .formats import export, import_erasure
     from .objective import esd_target
     from .trainer import ESDTrainer
     from .training import Progress
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 _HOME = {
     "ESDConfig": "config",
     "bake": "compose",
+    "export": "formats",
+    "import_erasure": "formats",
     "merge": "compose",
     "stack": "compose",
     "ESDTrainer": "trainer",
@@ -25,7 +28,19 @@ _HOME = {
     "esd_target": "objective",
 }
 
-__all__ = ["ESDConfig", "ESDTrainer", "Erasure", "Family", "Progress", "bake", "esd_target", "merge", "stack"]
+__all__ = [
+    "ESDConfig",
+    "ESDTrainer",
+    "Erasure",
+    "Family",
+    "Progress",
+    "bake",
+    "esd_target",
+    "export",
+    "import_erasure",
+    "merge",
+    "stack",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -167,14 +167,7 @@ class Erasure:
         file = path / WEIGHTS_NAME if path.is_dir() else path
         if not file.is_file():
             raise FileNotFoundError(f"No erasure at {path}: there is no {file.name}.")
-        if file.suffix != ".safetensors":
-            raise ValueError(f"{file} is no safetensors file; only those are read, because others can run code.")
-        try:
-            with safe_open(file, framework="pt") as opened:
-                header = opened.metadata() or {}
-                weights = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise ValueError(f"{file} is damaged or no safetensors file ({error}); fetch it again.") from error
+        header, weights = read_safetensors(file)
         if HEADER_KEY not in header:
             raise ValueError(
                 f"{file} holds no erasure: its header has no {HEADER_KEY!r}. A LoRA of another kind loads with "
@@ -228,3 +221,33 @@ class Erasure:
                 f"{', '.join(pipe.components)}."
             )
         return unwrap_module(pipe.components[component])
+
+
+def read_safetensors(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Header and tensors of a file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no safetensors file, or damaged.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no file {file}.")
+    if file.suffix != ".safetensors":
+        raise ValueError(f"{file} is no safetensors file; only those are read, because others can run code.")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return opened.metadata() or {}, {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged or no safetensors file ({error}); fetch it again.") from error
+
+
+def write_safetensors(file: Path, weights: Mapping[str, Tensor], header: dict[str, str]) -> Path:
+    """Write a file whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        save_file({key: value.contiguous() for key, value in weights.items()}, temporary, metadata=header)
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return file

@@ -1,0 +1,147 @@
+"""Files of other tools: out and back with equal predictions, in with the error stated."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_compose import with_deltas
+from test_families import prediction as of_family
+from test_teacher import prediction
+from tiny import tiny_flux, tiny_pipeline, tiny_xl
+
+from diffusers_esd import Erasure, ESDTrainer, export, import_erasure
+from diffusers_esd.families import family_for
+
+QUICK: dict[str, Any] = {"num_inference_steps": 5, "iterations": 3, "rank": 2, "learning_rate": 1e-2, "preserve": ()}
+
+
+def erased(pipe: Any, group: str) -> Erasure:
+    return ESDTrainer(pipe, group=group, **QUICK).erase("a cat")
+
+
+@pytest.mark.parametrize("group", ["esd-x", "full"])
+def test_kohyas_file_loads_in_diffusers_with_equal_predictions(group: str, tmp_path: Path) -> None:
+    erasure = erased(tiny_pipeline(), group)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        file = export(erasure, tmp_path / "no-cat.kohya.safetensors")
+    pipe = tiny_pipeline()
+    pipe.load_lora_weights(tmp_path, weight_name=file.name)
+    expected = prediction(with_deltas(tiny_pipeline(), {erasure: 1.0}))
+    torch.testing.assert_close(prediction(pipe), expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(prediction(tiny_pipeline()), expected, atol=1e-3), "the control"
+    alphas = {value.item() for key, value in load_file(file).items() if key.endswith(".alpha")}
+    assert alphas == {2.0}
+    assert all(
+        key.startswith("lora_unet_") and "." not in key.split(".lora_")[0] for key in load_file(file) if "lora_" in key
+    )
+
+
+@pytest.mark.parametrize("group", ["esd-x", "esd-u"])
+def test_kohyas_file_of_sdxl_and_its_gap(group: str, tmp_path: Path) -> None:
+    erasure = erased(tiny_xl(), group)
+    gap = [layer for layer in erasure.layers() if layer.startswith("add_embedding")]
+    if group == "esd-u":
+        with pytest.warns(
+            UserWarning, match=r"^diffusers does not find add_embedding.linear_1, add_embedding.linear_2"
+        ):
+            file = export(erasure, tmp_path / "no-cat.safetensors")
+        assert gap
+        kept = {key: value for key, value in erasure.weights.items() if "add_embedding" not in key}
+        erasure = Erasure(erasure.name, kept, erasure.config, erasure.provenance)
+    else:
+        file = export(erasure, tmp_path / "no-cat.safetensors")
+        assert not gap
+    pipe = tiny_xl()
+    pipe.load_lora_weights(tmp_path, weight_name=file.name)
+    expected = of_family(family_for(with_deltas(tiny_xl(), {erasure: 1.0})))
+    torch.testing.assert_close(of_family(family_for(pipe)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_has_no_such_file() -> None:
+    with pytest.raises(ValueError, match=r"^kind='a1111' is unknown; it must be 'kohya'.$"):
+        export(erased(tiny_pipeline(), "esd-x"), "x.safetensors", kind="a1111")
+    with pytest.raises(ValueError, match=r"^no-a-cat is of a transformer, for which kohya's names are not settled"):
+        export(erased(tiny_flux(), "esd-x"), "x.safetensors")
+
+
+def test_kohyas_file_comes_back_as_it_went(tmp_path: Path) -> None:
+    erasure = erased(tiny_pipeline(), "full")
+    again = import_erasure(export(erasure, tmp_path / "no-cat.safetensors"), tiny_pipeline(), concept="a cat")
+    assert again.name == "no-cat"
+    assert again.weights.keys() == erasure.weights.keys()
+    assert all(torch.equal(value, erasure.weights[key]) for key, value in again.weights.items())
+
+
+def test_an_alpha_is_folded_ranks_are_levelled_and_text_encoders_are_reported(tmp_path: Path) -> None:
+    key = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
+    pipe = tiny_pipeline()
+    weight = pipe.unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn2.to_k").weight
+    down, up = torch.randn(2, weight.shape[1]), torch.randn(weight.shape[0], 2)
+    conv_down, conv_up = torch.randn(4, 4, 3, 3), torch.randn(16, 4, 1, 1)
+    save_file(
+        {
+            f"{key}.lora_down.weight": down,
+            f"{key}.lora_up.weight": up,
+            f"{key}.alpha": torch.tensor(1.0),
+            "lora_unet_conv_in.lora_down.weight": conv_down,
+            "lora_unet_conv_in.lora_up.weight": conv_up,
+            "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": torch.randn(2, 2),
+        },
+        tmp_path / "leco.safetensors",
+    )
+    with pytest.warns(UserWarning, match=r"^1 entries of leco.safetensors are not part of the erasure"):
+        erasure = import_erasure(tmp_path / "leco.safetensors", pipe, concept="a cat")
+    assert erasure.rank == 4
+    a, b = erasure.layers()["mid_block.attentions.0.transformer_blocks.0.attn2.to_k"]
+    torch.testing.assert_close(b @ a, 0.5 * up @ down)
+    a, b = erasure.layers()["conv_in"]
+    torch.testing.assert_close(b.flatten(1) @ a.flatten(1), conv_up.flatten(1) @ conv_down.flatten(1))
+
+
+@pytest.mark.parametrize("prefix", ["", "unet."])
+def test_full_weights_become_an_adapter_with_the_error_stated(prefix: str, tmp_path: Path) -> None:
+    pipe = tiny_pipeline()
+    names = ["mid_block.attentions.0.transformer_blocks.0.attn2.to_v.weight", "conv_in.weight", "conv_out.weight"]
+    generator = torch.Generator().manual_seed(0)
+    trained = {name: pipe.unet.state_dict()[name].clone() for name in names}
+    for name in names[:2]:
+        trained[name] += 0.1 * torch.randn(trained[name].shape, generator=generator)
+    trained["conv_in.bias"] = pipe.unet.state_dict()["conv_in.bias"] + 1
+    save_file({prefix + name: value for name, value in trained.items()}, tmp_path / "esd.safetensors")
+    exact = 0.0
+    for rank in (4, 64):
+        with pytest.warns(UserWarning, match=r"conv_in.bias\)\.$"):
+            erasure = import_erasure(tmp_path / "esd.safetensors", pipe, concept="a cat", rank=rank)
+        assert set(erasure.layers()) == {name.removesuffix(".weight") for name in names[:2]}
+        lost = total = 0.0
+        for layer, (a, b) in erasure.layers().items():
+            name = f"{layer}.weight"
+            delta = (trained[name] - pipe.unet.state_dict()[name]).flatten(1)
+            lost += (delta - b.flatten(1) @ a.flatten(1)).square().sum().item()
+            total += delta.square().sum().item()
+        exact = (lost / total) ** 0.5
+        assert erasure.provenance.rank_error == pytest.approx(exact, abs=1e-4)
+    assert exact < 1e-4, "at full rank nothing is lost"
+
+
+def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
+    pipe = tiny_pipeline()
+    save_file({"unet.conv_in.weight": torch.zeros(3, 3)}, tmp_path / "shape.safetensors")
+    with pytest.raises(
+        ValueError, match=r"^'unet.conv_in.weight' of shape \(3, 3\) is no weight of this pipeline's unet"
+    ):
+        import_erasure(tmp_path / "shape.safetensors", pipe, concept="a cat")
+    save_file({"lora_unet_nothing.lora_up.weight": torch.zeros(3, 3)}, tmp_path / "names.safetensors")
+    with pytest.raises(ValueError, match=r"names.safetensors holds neither an adapter in kohya's names nor weights of"):
+        import_erasure(tmp_path / "names.safetensors", pipe, concept="a cat")
+    (tmp_path / "weights.ckpt").write_bytes(b"x")
+    with pytest.raises(
+        ValueError, match=r"weights.ckpt is no safetensors file; only those are read, because others can"
+    ):
+        import_erasure(tmp_path / "weights.ckpt", pipe, concept="a cat")
