@@ -1,6 +1,6 @@
 """The published models' denoisers, from their configurations alone: layers, parameters and memory of an erasure.
 
-Run as `make memory`, or `python examples/published.py`; writes two tables to standard output. Everything is computed
+Run as `make published`, or `python examples/published.py`; writes two tables to standard output. Everything is computed
 on PyTorch's meta device, which has shapes and no numbers, so nothing is downloaded and little memory is needed.
 `--measure` runs one of them with random weights, and compares.
 """
@@ -154,7 +154,7 @@ MODELS = {
         "AuraFlow",
         AuraFlowTransformer2DModel,
         {"sample_size": 64},
-        {"hidden_states": (1, 4, 64, 64), "timestep": (1,), "encoder_hidden_states": (1, 256, 2048)},
+        {"hidden_states": (1, 4, 128, 128), "timestep": (1,), "encoder_hidden_states": (1, 256, 2048)},
     ),
 }
 

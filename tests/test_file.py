@@ -134,7 +134,7 @@ def test_a_failed_save_leaves_the_former_folder(
         path.write_bytes(b"half of it")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("diffusers_esd.erasure.save_file", fail)
+    monkeypatch.setattr("diffusers_esd.files.save_file", fail)
     for target in (folder, tmp_path / "new"):
         with pytest.raises(OSError, match=r"No space left on device"):
             erasure.save_pretrained(target)

@@ -15,7 +15,7 @@ ROOT = Path(diffusers_esd.__file__).parent
 
 # Lowest first. A module may import those of earlier rows; within a family, its base.
 LAYERS: list[set[str]] = [
-    {"config", "objective"},
+    {"config", "objective", "files", "hub"},
     {"groups"},
     {"adapter", "families.base"},
     {"families.schedules"},

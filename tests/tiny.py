@@ -22,7 +22,8 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from emoji_sd.train_diffusion import LENGTH, tokenizer
+from emoji_sd import WEIGHTS
+from emoji_sd.train_diffusion import LENGTH
 from peft import LoraConfig
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -40,7 +41,11 @@ from transformers import (
     T5EncoderModel,
 )
 
-tiny_tokenizer = cache(tokenizer)
+
+@cache
+def tiny_tokenizer() -> CLIPTokenizer:
+    """The small model's: its words are whole, and the same in every process."""
+    return CLIPTokenizer.from_pretrained(WEIGHTS / "tokenizer")
 
 
 def tiny_unet(**changes: object) -> UNet2DConditionModel:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.attention_processor import Attention
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -23,6 +24,10 @@ from .groups import Selection
 
 Denoiser = Any
 """A diffusers model that takes adapters: an `nn.Module` with `ModelMixin` and `PeftAdapterMixin`."""
+
+
+# Projections that fusing makes and unfusing leaves behind, unused.
+_FUSED = ("to_qkv", "to_kv", "to_added_qkv")
 
 
 def tuner_layers(denoiser: Denoiser) -> list[Any]:
@@ -45,7 +50,7 @@ def base_layers(denoiser: Denoiser) -> list[str]:
         if isinstance(module, BaseTunerLayer):
             inside = (*inside, f"{name}.")
             module = module.get_base_layer()
-        if isinstance(module, nn.Linear | nn.Conv2d):
+        if isinstance(module, nn.Linear | nn.Conv2d) and name.rpartition(".")[2] not in _FUSED:
             names.append(name)
     return names
 
@@ -67,7 +72,7 @@ def check_denoiser(denoiser: Denoiser) -> None:
             "The pipeline's adapters are switched off by disable_lora(). Call pipe.enable_lora() first, or "
             "pipe.unload_lora_weights() if they are not wanted."
         )
-    if any("Fused" in type(processor).__name__ for processor in getattr(denoiser, "attn_processors", {}).values()):
+    if any(_is_fused(module) for module in denoiser.modules()):
         raise ValueError(
             "The attention projections are fused, so the layers an adapter goes to are not used. Call "
             "pipe.unfuse_qkv_projections() first."
@@ -78,11 +83,26 @@ def check_denoiser(denoiser: Denoiser) -> None:
             "The denoiser's weights are stored in float8 (layerwise casting), in which an adapter cannot train. "
             "Load the pipeline in float16, bfloat16 or float32 instead."
         )
+    if getattr(denoiser, "hf_quantizer", None) is not None:
+        raise ValueError(
+            "The denoiser is quantised; load the pipeline without quantization_config, in float16 or bfloat16, and see "
+            "gradient_checkpointing, offload and batch_size for less memory."
+        )
+    if getattr(denoiser.config, "encoder_hid_dim_type", None) == "ip_image_proj":
+        raise ValueError(
+            "The pipeline has an IP-Adapter, whose picture a training has not. Call pipe.unload_ip_adapter() first."
+        )
     if any(p.device.type == "meta" for p in parameters):
         raise ValueError(
             "The denoiser's weights are not in memory (sequential CPU offload). Call pipe.remove_all_hooks() and "
             "move the pipeline to a device, or use pipe.enable_model_cpu_offload() instead."
         )
+
+
+def _is_fused(module: nn.Module) -> bool:
+    # A U-Net's attention keeps the flag after unfusing; what it does is up to its processor.
+    flag = getattr(module, "fused_projections", False)
+    return flag and (not isinstance(module, Attention) or "Fused" in type(module.processor).__name__)
 
 
 def check_name(denoiser: Denoiser, name: str) -> None:
@@ -139,20 +159,28 @@ def resident(denoiser: Denoiser) -> Iterator[None]:
     from diffusers.hooks.hooks import HookRegistry
 
     hook = groups._get_top_level_group_offload_hook(denoiser)
-    if hook is not None:
-        registry = HookRegistry.check_if_exists_or_initialize(denoiser)
-        for kind in (
-            groups._GROUP_OFFLOADING,
-            groups._LAYER_EXECUTION_TRACKER,
-            groups._LAZY_PREFETCH_GROUP_OFFLOADING,
-        ):
-            registry.remove_hook(kind, recurse=True)
-        denoiser.to(hook.config.onload_device)
+    kinds = (groups._GROUP_OFFLOADING, groups._LAYER_EXECUTION_TRACKER, groups._LAZY_PREFETCH_GROUP_OFFLOADING)
     try:
+        if hook is not None:
+            registry = HookRegistry.check_if_exists_or_initialize(denoiser)
+            for kind in kinds:
+                registry.remove_hook(kind, recurse=True)
+            denoiser.to(hook.config.onload_device)
         yield
     finally:
         if hook is not None:
             groups._apply_group_offloading(denoiser, hook.config)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """PyTorch's CPU generator, from which PEFT draws wherever the denoiser is, at a seed, and back."""
+    state = torch.get_rng_state()
+    try:
+        torch.default_generator.manual_seed(seed)
+        yield
+    finally:
+        torch.set_rng_state(state)
 
 
 class UserState:
@@ -208,10 +236,16 @@ class Adapter:
         self._user = UserState(denoiser)
         # PEFT divides lora_alpha by r, so any number will do; its annotation says int.
         config = LoraConfig(r=rank, lora_alpha=lora_alpha, target_modules=selection.pattern)  # type: ignore[arg-type]
-        device = next(denoiser.parameters()).device
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            denoiser.add_adapter(config, adapter_name=name)
+        try:
+            with _seeded(seed):
+                denoiser.add_adapter(config, adapter_name=name)
+            self._set_up(rows)
+        except BaseException:
+            _delete(denoiser, name, self._user)
+            raise
+
+    def _set_up(self, rows: Mapping[str, Tensor] | None) -> None:
+        denoiser, name = self._denoiser, self.name
         self._user.restore(adding=[name])
         self._layers = [layer for layer in tuner_layers(denoiser) if name in layer.lora_A]
         # By layer, not by name: a name such as "0" or "conv" also stands in the names of base weights.
@@ -358,7 +392,8 @@ def remove(denoiser: Denoiser, name: str) -> None:
 
 
 def _delete(denoiser: Denoiser, name: str, user: UserState) -> None:
-    denoiser.delete_adapters(name)
+    if name in adapter_names(denoiser):
+        denoiser.delete_adapters(name)
     if not adapter_names(denoiser):
         denoiser.unload_lora()
     # PEFT leaves its wrapper on layers that no adapter is left on.

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any
 
 from diffusers import DiffusionPipeline
 from diffusers.utils.torch_utils import unwrap_module
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from . import adapter
+from . import adapter, hub
 from .config import ESDConfig
+from .files import read_safetensors, to_kohya, write_safetensors
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 JSON_NAME = "erasure.json"
@@ -123,18 +124,70 @@ class Erasure:
             raise FileExistsError(f"{folder} holds something that is no erasure; give a new or an empty folder.")
         is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = {name: folder / f".{name}.{os.getpid()}.tmp" for name in (WEIGHTS_NAME, JSON_NAME)}
+        temporary = folder / f".{JSON_NAME}.{os.getpid()}.tmp"
         try:
-            save_file(dict(self.weights), temporary[WEIGHTS_NAME], metadata=self._header())
-            temporary[JSON_NAME].write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
-            for name, path in temporary.items():
-                path.replace(folder / name)
+            temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+            write_safetensors(folder / WEIGHTS_NAME, self.weights, self._header())
+            temporary.replace(folder / JSON_NAME)
         finally:
-            for path in temporary.values():
-                path.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             if is_new and not any(folder.iterdir()):
                 folder.rmdir()
         return folder
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        pictures: Mapping[str, Any] | None = None,
+        explicit_pictures: bool = False,
+        evaluation: str | None = None,
+        commit_message: str | None = None,
+    ) -> str:
+        """Publish on the Hugging Face Hub: weights, `erasure.json`, a card, and for U-Nets a file for other tools.
+
+        Args:
+            repo_id: `user/name`; it is created if need be. A card that is there is updated: only our part and our
+                metadata change.
+            private: Whether a new repository is private; `None` means the account's default.
+            token: Of the account; `None` means the one that `hf auth login` stored.
+            pictures: Pictures (PIL) by prompt, such as those of `preview`, for the card's gallery.
+            explicit_pictures: Show them also where the concept is nudity, violence and the like.
+            evaluation: A table in Markdown of what is gone and what stayed, for the card.
+            commit_message: Of the commit.
+
+        Returns:
+            The commit's address.
+
+        Raises:
+            ValueError: If `repo_id` is none.
+        """
+        if not hub.is_repo_id(repo_id):
+            raise ValueError(f"{repo_id!r} is no repository's id; give 'user/name'.")
+        shown = dict(pictures or {})
+        if shown and hub.is_explicit(self.provenance.concepts) and not explicit_pictures:
+            warnings.warn(
+                f"The pictures are left out, because the concept is {', '.join(self.provenance.concepts)}; "
+                "explicit_pictures=True shows them.",
+                stacklevel=2,
+            )
+            shown = {}
+        with TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            self.save_pretrained(folder)
+            kohya = f"{self.name}.kohya.safetensors" if self.provenance.component == "unet" else None
+            if kohya is not None:
+                write_safetensors(folder / kohya, to_kohya(self.layers()), {"format": "pt"})
+            names = {prompt: f"images/{i:02d}.png" for i, prompt in enumerate(shown)}
+            for prompt, name in names.items():
+                (folder / name).parent.mkdir(exist_ok=True)
+                shown[prompt].save(folder / name)
+            card = hub.card(self.to_dict(), repo_id, kohya=kohya, pictures=names, evaluation=evaluation)
+            (folder / "README.md").write_text(card, encoding="utf-8")
+            message = commit_message or f"Erasure of {', '.join(self.provenance.concepts)}"
+            return hub.upload(folder, repo_id, private=private, token=token, message=message)
 
     def _header(self) -> dict[str, str]:
         # Older loaders need both patterns, and fail on any key that their PEFT does not know.
@@ -153,18 +206,25 @@ class Erasure:
         }
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike[str]) -> Erasure:
+    def from_pretrained(
+        cls, path: str | os.PathLike[str], *, token: str | bool | None = None, revision: str | None = None
+    ) -> Erasure:
         """Read an erasure.
 
         Args:
-            path: The folder that `save_pretrained` wrote, or its weight file.
+            path: The folder that `save_pretrained` wrote, its weight file, or the id of a repository, `user/name`.
+            token: For a private repository; `None` means the one that `hf auth login` stored.
+            revision: Branch, tag or commit of the repository.
 
         Raises:
-            FileNotFoundError: If there is no such file.
+            FileNotFoundError: If there is no such file or repository.
             ValueError: If it is no safetensors file, is damaged, or holds no erasure.
         """
-        path = Path(path)
-        file = path / WEIGHTS_NAME if path.is_dir() else path
+        file = Path(path)
+        if file.is_dir():
+            file = file / WEIGHTS_NAME
+        elif not file.exists() and file.suffix != ".safetensors" and hub.is_repo_id(os.fspath(path)):
+            file = hub.download(os.fspath(path), WEIGHTS_NAME, token=token, revision=revision)
         if not file.is_file():
             raise FileNotFoundError(f"No erasure at {path}: there is no {file.name}.")
         header, weights = read_safetensors(file)
@@ -221,33 +281,3 @@ class Erasure:
                 f"{', '.join(pipe.components)}."
             )
         return unwrap_module(pipe.components[component])
-
-
-def read_safetensors(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Header and tensors of a file.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is no safetensors file, or damaged.
-    """
-    if not file.is_file():
-        raise FileNotFoundError(f"There is no file {file}.")
-    if file.suffix != ".safetensors":
-        raise ValueError(f"{file} is no safetensors file; only those are read, because others can run code.")
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return opened.metadata() or {}, {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{file} is damaged or no safetensors file ({error}); fetch it again.") from error
-
-
-def write_safetensors(file: Path, weights: Mapping[str, Tensor], header: dict[str, str]) -> Path:
-    """Write a file whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        save_file({key: value.contiguous() for key, value in weights.items()}, temporary, metadata=header)
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return file

@@ -20,11 +20,11 @@ from torch import Tensor
 from .adapter import base_layers, check_fit, model_name
 from .compose import lower_rank, portable
 from .config import ESDConfig
-from .erasure import Erasure, Provenance, read_safetensors, write_safetensors
+from .erasure import Erasure, Provenance
 from .families import family_for
+from .files import KOHYA, read_safetensors, to_kohya, write_safetensors
 from .groups import exactly
 
-_KOHYA = "lora_unet_"
 # No reader of kohya's names that diffusers has knows these.
 _UNMAPPED = ("add_embedding",)
 
@@ -54,12 +54,6 @@ def export(erasure: Erasure, path: str | os.PathLike[str], *, kind: str = "kohya
             f"{erasure.name} is of a {erasure.provenance.component}, for which kohya's names are not settled; its own "
             "file loads in diffusers, and in what reads diffusers' names."
         )
-    weights: dict[str, Tensor] = {}
-    for layer, (a, b) in erasure.layers().items():
-        name = _KOHYA + layer.replace(".", "_")
-        weights[f"{name}.lora_down.weight"] = a
-        weights[f"{name}.lora_up.weight"] = b
-        weights[f"{name}.alpha"] = torch.tensor(float(len(a)))
     lost = [layer for layer in erasure.layers() if layer.startswith(_UNMAPPED)]
     if lost:
         warnings.warn(
@@ -67,7 +61,7 @@ def export(erasure: Erasure, path: str | os.PathLike[str], *, kind: str = "kohya
             "for diffusers use the erasure's own file.",
             stacklevel=2,
         )
-    return write_safetensors(Path(path), weights, {"format": "pt", "ss_output_name": erasure.name})
+    return write_safetensors(Path(path), to_kohya(erasure.layers()), {"format": "pt", "ss_output_name": erasure.name})
 
 
 def import_erasure(
@@ -95,7 +89,7 @@ def import_erasure(
     family = family_for(pipe)
     layers = base_layers(family.denoiser)
     error = 0.0
-    if any(key.startswith(_KOHYA) for key in weights):
+    if any(key.startswith(KOHYA) for key in weights):
         found, left = _of_kohya(weights, layers, family.denoiser.config)
     else:
         found, left = _of_full_weights(weights, layers, family)
@@ -136,8 +130,8 @@ Layers = dict[str, tuple[Tensor, Tensor]]
 
 def _of_kohya(weights: Mapping[str, Tensor], layers: list[str], config: Any) -> tuple[Layers, list[str]]:
     """A and B by layer, and the keys that are none of the denoiser's."""
-    names = {_KOHYA + layer.replace(".", "_"): layer for layer in layers}
-    if any(key.startswith((f"{_KOHYA}input_blocks", f"{_KOHYA}output_blocks")) for key in weights):
+    names = {KOHYA + layer.replace(".", "_"): layer for layer in layers}
+    if any(key.startswith((f"{KOHYA}input_blocks", f"{KOHYA}output_blocks")) for key in weights):
         # The names of Stability's own code, which sd-scripts uses for SDXL.
         from diffusers.loaders.lora_conversion_utils import _maybe_map_sgm_blocks_to_diffusers
 
@@ -147,7 +141,7 @@ def _of_kohya(weights: Mapping[str, Tensor], layers: list[str], config: Any) -> 
     for key, up in weights.items():
         stem = key.removesuffix(".lora_up.weight")
         if not key.endswith(".lora_up.weight"):
-            if not key.startswith(_KOHYA):
+            if not key.startswith(KOHYA):
                 left.append(key)
             continue
         down = weights.get(f"{stem}.lora_down.weight")

@@ -14,6 +14,8 @@ from torch import Tensor
 from .adapter import Adapter
 from .families import Family
 
+_BATCH = 16  # prompts encoded at a time
+
 
 class Networks:
     """Predictions of a denoiser with our adapter off (teacher) and on (student).
@@ -31,7 +33,10 @@ class Networks:
         self.family = family
         self._adapter = adapter
         self._row = {prompt: row for row, prompt in enumerate(dict.fromkeys(["", *prompts]))}
-        self._conditioning = family.encode(list(self._row))
+        prompts = list(self._row)
+        parts = [family.encode(prompts[i : i + _BATCH]) for i in range(0, len(prompts), _BATCH)]
+        # On the CPU: of a few hundred prompts T5's states take a gigabyte, and an iteration needs a few rows.
+        self._conditioning = {key: torch.cat([part[key].cpu() for part in parts]) for key in parts[0]}
         self.evaluations = {"no_grad": 0, "grad": 0}
 
     @torch.no_grad()
@@ -57,7 +62,7 @@ class Networks:
         return self._predict(x_t, position, prompts)
 
     def _predict(self, x_t: Tensor, position: Tensor, prompts: Sequence[str]) -> Tensor:
-        rows = torch.tensor([self._row[prompt] for prompt in prompts], device=self.family.device)
-        conditioning = {key: value[rows] for key, value in self._conditioning.items()}
+        rows = torch.tensor([self._row[prompt] for prompt in prompts])
+        conditioning = {key: value[rows].to(self.family.device) for key, value in self._conditioning.items()}
         self.evaluations["grad" if torch.is_grad_enabled() else "no_grad"] += len(prompts)
         return self.family.predict(x_t, position, conditioning)

@@ -41,7 +41,8 @@ _EMPTY_SHARE = 0.1  # of the text moments: the empty prompt guides every picture
 _STEPS = 6
 _TRAJECTORIES = 128
 _CONCEPT_TRAJECTORIES = 16
-_BATCH = 16  # prompts
+_BATCH = 16  # prompts, and pictures at most
+_POSITIONS = 16384  # of latents, in a batch of pictures: 16 of 32 x 32, 1 of 128 x 128
 _ROWS = 16  # inputs of a layer per sample that enter its moment
 _WIDEST = 6144  # a moment is d x d; wider layers are left out
 _MEMORY = 4 * 2**30  # bytes of moments at a time; the trajectories are run again for those of further layers
@@ -120,6 +121,21 @@ def null_space(
     Raises:
         ValueError: If no layer can tell the concept from what is preserved.
     """
+    # Hooks on every layer would have compiled code compiled again for each, if it took notice of them at all.
+    with torch.compiler.set_stance("force_eager"):
+        return _null_space(family, names, concept, preserved, rank, shape, guidance_scale, generator)
+
+
+def _null_space(
+    family: Family,
+    names: Sequence[str],
+    concept: Sequence[str],
+    preserved: Sequence[str],
+    rank: int,
+    shape: tuple[int, ...],
+    guidance_scale: float,
+    generator: torch.Generator,
+) -> NullSpace:
     family.prepare(_STEPS, shape, guidance_scale)
     names = [name for name in names if _width(family.denoiser.get_submodule(name)) <= _WIDEST]
     probe = _Moments(family, names, generator)
@@ -138,6 +154,7 @@ def null_space(
         evaluations += of_kept.evaluations + of_concept.evaluations
         for name in portion:
             found[name] = directions(of_kept[name], of_concept[name], rank, STATE_STRENGTH)
+        del of_kept, of_concept
     clear = {name: rows for name, (rows, leak) in found.items() if leak <= LARGEST_LEAK}
     if not clear:
         raise ValueError(
@@ -181,8 +198,9 @@ def _state_moments(
     """Moments along short unguided trajectories of the prompts."""
     moments = _Moments(family, names, generator)
     with moments.of_layers():
-        for start in range(0, len(prompts), _BATCH):
-            batch = prompts[start : start + _BATCH]
+        size = max(1, min(_BATCH, _POSITIONS // (shape[-1] * shape[-2])))
+        for start in range(0, len(prompts), size):
+            batch = prompts[start : start + size]
             conditioning = family.encode(batch)
             x_t = _noise(family, shape, len(batch), generator)
             for position in range(_STEPS):
@@ -240,10 +258,13 @@ class _Moments:
                 if name not in self.text:
                     self.text.append(name)
                 return
-            h = _rows(layer, inputs[0].float())
-            h = h[torch.randperm(len(h), generator=self._generator)[: _ROWS * len(self._states)]]
-            self._sums[name] = self._sums.get(name, torch.zeros(())).to(h) + h.T @ h
-            self._counts[name] = self._counts.get(name, 0) + len(h)
+            for picture in inputs[0]:  # one at a time: unfolded, a convolution's inputs are large
+                h = _rows(layer, picture[None].float())
+                h = h[torch.randperm(len(h), generator=self._generator)[:_ROWS].to(h.device)]
+                if name not in self._sums:
+                    self._sums[name], self._counts[name] = h.new_zeros(h.shape[1], h.shape[1]), 0
+                self._sums[name].addmm_(h.T, h)
+                self._counts[name] += len(h)
 
         return hook
 

@@ -55,7 +55,11 @@ class ESDTrainer:
         if self.config.optimizer == "adam8bit" and find_spec("bitsandbytes") is None:
             raise ValueError("optimizer='adam8bit' needs bitsandbytes: pip install 'diffusers-esd[8bit]'.")
         self.family = family if family is not None else family_for(pipe)
+        if self.family.pipe is not pipe:
+            raise ValueError("family is of another pipeline; make it of the one that is trained, such as Mine(pipe).")
         self.family.check()
+        if self.config.gradient_checkpointing and not self.family.denoiser._supports_gradient_checkpointing:
+            raise ValueError(f"A {type(self.family.denoiser).__name__} has no gradient checkpointing.")
         self._shape = self.family.latent_shape(self.config.size)
         self._selection()
 
@@ -78,7 +82,7 @@ class ESDTrainer:
             callback: Called after every iteration.
 
         Returns:
-            The erasure. After Ctrl-C it is what was reached, with `provenance.complete` false.
+            The erasure. After Ctrl-C in the iterations it is what was reached, with `provenance.complete` false.
 
         Raises:
             TypeError: If a concept is no text.

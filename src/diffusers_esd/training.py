@@ -14,6 +14,7 @@ Paper: arXiv:2303.07345, Eq. 7 and Sec. 4.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ from .trajectory import FreshTrajectory, Trajectory, TrajectoryPool
 
 _PACKAGES = ("diffusers-esd", "torch", "diffusers", "peft", "transformers")
 _SMOOTHING = 0.95
+_ATTEMPTS = 32  # at an update, whose loss is scaled down each time
+_REMEDY = "load the pipeline in bfloat16 or float32, or lower the learning rate."
 _LEAST_ITERATIONS = 20  # before the smoothed alignment may stop a training
 
 
@@ -142,28 +145,39 @@ class Training:
 
     def iterate(self) -> Progress:
         """One optimiser update; the same predictions move the trajectories on."""
-        n = self.config.gradient_accumulation_steps
-        value = [0.0, 0.0]
-        self.optimizer.zero_grad()
-        for _ in range(n):
-            loss, aligned = self._erase_loss()
-            if self.preserve is not None:
-                loss = loss + self.config.loss_weight * self._preserve_loss(self.preserve)
-            self._accumulate(loss / n)
-            value = [value[0] + loss.item() / n, value[1] + aligned.item() / n]
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.history.append((value[0], value[1]))
+        for _ in range(_ATTEMPTS):
+            value, updated = self._attempt()
+            if updated:
+                break
+        else:
+            raise ValueError(f"The gradients overflowed {_ATTEMPTS} times in a row; {_REMEDY}")
+        self.history.append(value)
         before = value[1] if self.smoothed is None else self.smoothed
         self.smoothed = _SMOOTHING * before + (1 - _SMOOTHING) * value[1]
-        return Progress(len(self.history), value[0], value[1], self.smoothed)
+        return Progress(len(self.history), *value, self.smoothed)
 
-    def _accumulate(self, loss: Tensor) -> None:
-        parameters = self.adapter.parameters
-        # A model may have layers that it does not use, such as those that unfusing its projections leaves behind.
-        gradients = torch.autograd.grad(self.scaler.scale(loss), parameters, materialize_grads=True)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+    def _attempt(self) -> tuple[tuple[float, float], bool]:
+        """Loss, alignment, and whether there was an update: the scaler makes none where gradients overflow."""
+        n, loss, aligned = self.config.gradient_accumulation_steps, 0.0, 0.0
+        self.optimizer.zero_grad()
+        for _ in range(n):
+            erase, now = self._erase_loss()
+            # Each part by itself, so that the activations of one are in memory at a time.
+            loss += self._backward(erase / n)
+            aligned += now.item() / n
+            if self.preserve is not None:
+                loss += self._backward(self._preserve_loss(self.preserve) * (self.config.loss_weight / n))
+        scale = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return (loss, aligned), self.scaler.get_scale() >= scale
+
+    def _backward(self, loss: Tensor) -> float:
+        value = loss.item()
+        if not math.isfinite(value):
+            raise ValueError(f"The loss is {value}: predictions in {self.family.dtype} overflow; {_REMEDY}")
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        return value
 
     def _erase_loss(self) -> tuple[Tensor, Tensor]:
         states = self.trajectory.draw()
@@ -228,7 +242,7 @@ def _movable(family: Family) -> list[nn.Module]:
         for model in models
         if unwrap_module(model) is not family.denoiser
         and not hasattr(model, "_hf_hook")
-        and not hasattr(model, "_diffusers_hook")
+        and not any(hasattr(module, "_diffusers_hook") for module in model.modules())
         and next(model.parameters(), None) is not None
     ]
 

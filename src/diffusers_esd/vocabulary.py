@@ -8,7 +8,7 @@ preserving those would preserve the concept.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ NEAR = 0.75
 
 _WORDS = 500
 _PAIRS = 1500
-_BATCH = 64
+_BATCH = 16
 _TEMPLATE_WORDS = frozenset(re.findall(r"\w+", " ".join((*SINGLE, PAIR))))
 
 
@@ -71,12 +71,19 @@ def nearness(family: Family, known: Sequence[str], concepts: Sequence[str]) -> T
     """
     found = []
     for article in ("", "a "):
-        states = encode(family, [article + word for word in known]).flatten(1)
-        mean = states.mean(0)
-        states -= mean  # in place: of T5's states there are gigabytes
+        prompts = [article + word for word in known]
+        # Twice in small batches, not once and kept: of T5's states there would be gigabytes.
+        mean = torch.stack([states.sum(0) for states in _in_batches(family, prompts)]).sum(0) / len(prompts)
         targets = functional.normalize(encode(family, list(concepts)).flatten(1) - mean)
-        found.append(states @ targets.T / states.norm(dim=1, keepdim=True))
-    return torch.stack(found).amax((0, 2))
+        centred = (states - mean for states in _in_batches(family, prompts))
+        found.append(torch.cat([states @ targets.T / states.norm(dim=1, keepdim=True) for states in centred]))
+    return torch.stack(found).amax((0, 2)).cpu()
+
+
+def _in_batches(family: Family, prompts: Sequence[str]) -> Iterator[Tensor]:
+    """Token states, (batch, tokens * width), float32."""
+    for start in range(0, len(prompts), _BATCH):
+        yield family.encode(prompts[start : start + _BATCH])[family.text].float().flatten(1)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from .aura_flow import AuraFlow
@@ -15,10 +16,14 @@ FAMILIES: tuple[type[Family], ...] = (StableDiffusion, StableDiffusionXL, Stable
 
 __all__ = [
     "FAMILIES",
+    "AuraFlow",
     "Conditioning",
     "DiffusionFamily",
     "Family",
     "FlowFamily",
+    "Flux",
+    "StableDiffusion",
+    "StableDiffusion3",
     "StableDiffusionXL",
     "family_for",
 ]
@@ -37,13 +42,12 @@ def family_for(pipe: Any) -> Family:
         if family.handles(pipe):
             return family(pipe)
     kind = type(pipe).__name__
-    # The same model in another pipeline: image to image, inpainting, ControlNet.
-    kin = [name for family in FAMILIES for name in family.pipelines if kind.startswith(name.removesuffix("Pipeline"))]
-    if kin:
-        raise TypeError(
-            f"A {kind} makes pictures of more than text. Erase with {max(kin, key=len)}.from_pipe(pipe), which shares "
-            "its weights: the erasure is then active in both."
-        )
+    for name in (name for family in FAMILIES for name in family.pipelines):
+        if re.fullmatch(name.removesuffix("Pipeline") + r"(Img2Img|Inpaint|ControlNet\w*|PAG\w*)Pipeline", kind):
+            raise TypeError(
+                f"A {kind} makes pictures of more than text. Erase with {name}.from_pipe(pipe, dtype=pipe.dtype), "
+                "which shares its weights: the erasure is then active in both."
+            )
     raise TypeError(
         f"ESDTrainer does not know the denoiser of a {kind}; it knows "
         f"{', '.join(name for family in FAMILIES for name in family.pipelines)}. For another kind of model pass "

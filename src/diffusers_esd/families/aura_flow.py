@@ -19,6 +19,11 @@ class AuraFlow(FlowFamily):
     text_layers = r"joint_transformer_blocks\..*\.attn\.(add_[qkv]_proj|to_add_out)$"
     text_inputs = r"joint_transformer_blocks\..*\.attn\.add_[kv]_proj$"
 
+    @property
+    def default_size(self) -> int:
+        """The pipeline's, not that of the configuration."""
+        return 1024
+
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """The text encoder's token states; those of padding are zeros."""

@@ -73,13 +73,18 @@ class Family(ABC):
         """The type the denoiser computes in."""
         return next(self.denoiser.parameters()).dtype
 
-    @abstractmethod
     def check(self) -> None:
         """Refuse a pipeline of this kind that cannot be trained.
 
         Raises:
             ValueError: Saying why and what to do.
         """
+        made = self.pipe.vae.config.latent_channels
+        if self.channels != made:
+            raise ValueError(
+                f"The denoiser takes {self.channels} channels and the autoencoder makes {made} (an inpainting or "
+                "image-conditioned model); train on the text-to-image model it was made from."
+            )
 
     @property
     def patch(self) -> int:

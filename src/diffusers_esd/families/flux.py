@@ -4,13 +4,14 @@ The text stream's projections of the first, double blocks are taken for the cros
 one stream for both, and count as the rest.
 
 `guidance_scale` is what the pipeline calls so. Flux dev was distilled: it is told the scale and needs no unconditional
-prediction to guide by. Flux schnell is not guided at all: train it with `guidance_scale=1`.
+prediction to guide by. Flux schnell is not guided, whatever the scale.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,12 +22,21 @@ from .schedules import FlowFamily
 
 
 class Flux(FlowFamily):
-    """`FluxPipeline`, dev and schnell."""
+    """`FluxPipeline`, dev and schnell.
+
+    Args:
+        pipe: The pipeline.
+        max_sequence_length: Tokens of T5, as the pipeline's argument; schnell is usually used with 256.
+    """
 
     pipelines = ("FluxPipeline",)
     component = "transformer"
     text_layers = r"transformer_blocks\..*\.attn\.(add_[qkv]_proj|to_add_out)$"
     text_inputs = r"transformer_blocks\..*\.attn\.add_[kv]_proj$"
+
+    def __init__(self, pipe: Any, *, max_sequence_length: int = 512) -> None:
+        super().__init__(pipe)
+        self.max_sequence_length = max_sequence_length
 
     @property
     def patch(self) -> int:
@@ -46,7 +56,9 @@ class Flux(FlowFamily):
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """T5's token states, and CLIP's pooled state."""
-        states, pooled, _ = self.pipe.encode_prompt(list(prompts), None, device=self.device)
+        states, pooled, _ = self.pipe.encode_prompt(
+            list(prompts), None, device=self.device, max_sequence_length=self.max_sequence_length
+        )
         return {"encoder_hidden_states": states.to(self.dtype), "pooled_projections": pooled.to(self.dtype)}
 
     def set_schedule(self, steps: int, shape: tuple[int, ...]) -> None:
@@ -60,7 +72,9 @@ class Flux(FlowFamily):
         n, channels, height, width = x_t.shape
         t = self.timesteps[position.to(self.timesteps.device)].to(x_t.dtype)
         states = conditioning["encoder_hidden_states"]
-        guidance = torch.full((n,), self.guidance_scale, device=x_t.device) if self._is_told else None
+        guidance = (
+            torch.full((n,), self.guidance_scale, device=x_t.device) if self.denoiser.config.guidance_embeds else None
+        )
         factor = self.pipe.vae_scale_factor
         e = self.denoiser(
             hidden_states=self.pipe._pack_latents(x_t, n, channels, height, width),
@@ -73,10 +87,6 @@ class Flux(FlowFamily):
         )[0]
         return self.pipe._unpack_latents(e, height * factor, width * factor, factor)
 
-    @property
-    def _is_told(self) -> bool:
-        return self.pipe.transformer.config.guidance_embeds
-
     def guide(self, e_null: Tensor, e: Tensor) -> Tensor:
-        """`e` itself where the model is told the scale."""
-        return e if self._is_told else super().guide(e_null, e)
+        """`e` itself."""
+        return e

@@ -24,15 +24,9 @@ class DiffusionFamily(Family):
     """
 
     def check(self) -> None:
-        """Refuse latent consistency models, other inputs than a latent, and schedulers that are not of diffusion."""
-        config = self.denoiser.config
-        if self.channels != self.pipe.vae.config.latent_channels:
-            raise ValueError(
-                f"The denoiser takes {self.channels} channels and the autoencoder makes "
-                f"{self.pipe.vae.config.latent_channels} (an inpainting or image-conditioned model); train on the "
-                "text-to-image model it was made from."
-            )
-        if getattr(config, "time_cond_proj_dim", None) is not None:
+        """Refuse latent consistency models and schedulers that are not of diffusion, too."""
+        super().check()
+        if getattr(self.denoiser.config, "time_cond_proj_dim", None) is not None:
             raise ValueError(
                 "The denoiser is a latent consistency model (time_cond_proj_dim is set), which has no unconditional "
                 "prediction to erase towards; train on the model it was distilled from."
@@ -68,7 +62,8 @@ class FlowFamily(Family):
     """Models of a flow's velocity: the pipeline's flow-matching Euler schedule, shifted by the size of the picture."""
 
     def check(self) -> None:
-        """Refuse other schedulers."""
+        """Refuse other schedulers, too."""
+        super().check()
         if not isinstance(self.pipe.scheduler, FlowMatchEulerDiscreteScheduler):
             raise ValueError(
                 f"The pipeline's scheduler is a {type(self.pipe.scheduler).__name__}; give it the one its model was "

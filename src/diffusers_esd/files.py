@@ -1,0 +1,65 @@
+"""Safetensors files, read without trust and written whole or not at all; and the names of kohya's tools."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+KOHYA = "lora_unet_"
+
+
+def read_safetensors(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Header and tensors of a file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no safetensors file, or damaged.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no file {file}.")
+    if file.suffix != ".safetensors":
+        raise ValueError(f"{file} is no safetensors file; only those are read, because others can run code.")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return opened.metadata() or {}, {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{file} is damaged or no safetensors file ({error}); fetch it again.") from error
+
+
+def read_header(file: Path, key: str) -> str | None:
+    """One entry of a file's header, without PyTorch and without the tensors; `None` if it is not there."""
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        if length > min(100 * 2**20, file.stat().st_size):
+            raise ValueError(f"{file} is damaged or no safetensors file; fetch it again.")
+        return json.loads(opened.read(length)).get("__metadata__", {}).get(key)
+
+
+def write_safetensors(file: Path, weights: Mapping[str, Tensor], header: dict[str, str]) -> Path:
+    """Write a file whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        save_file({key: value.contiguous() for key, value in weights.items()}, temporary, metadata=header)
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return file
+
+
+def to_kohya(layers: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """A U-Net's A and B by module name, in the names of kohya's tools; `alpha` is the rank, a scale of 1."""
+    weights: dict[str, Tensor] = {}
+    for layer, (a, b) in layers.items():
+        name = KOHYA + layer.replace(".", "_")
+        weights[f"{name}.lora_down.weight"] = a
+        weights[f"{name}.lora_up.weight"] = b
+        weights[f"{name}.alpha"] = torch.tensor(float(len(a)))
+    return weights

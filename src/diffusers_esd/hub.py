@@ -1,0 +1,183 @@
+"""The Hugging Face Hub: the card of an erasure, upload and download."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData, create_repo, hf_hub_download, upload_folder
+from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
+
+TAGS = ("diffusers", "lora", "concept-erasure", "esd", "text-to-image")
+_BEGIN, _END = "<!-- diffusers-esd: begin -->", "<!-- diffusers-esd: end -->"
+_BARS = "▁▂▃▄▅▆▇█"
+_EXPLICIT = re.compile(
+    r"\b(nud\w*|naked|nsfw|porn\w*|sex\w*|erotic\w*|genital\w*|gore\w*|blood\w*|violen\w*|suicid\w*)\b"
+)
+
+
+def is_repo_id(text: str) -> bool:
+    """Whether a text can be the id of a repository, `user/name`."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", text) is not None and ".." not in text
+
+
+def is_explicit(concepts: Sequence[str]) -> bool:
+    """Whether a concept is of a kind whose pictures are not shown unasked."""
+    return any(_EXPLICIT.search(concept.lower()) for concept in concepts)
+
+
+def download(repo_id: str, filename: str, *, token: str | bool | None, revision: str | None) -> Path:
+    """One file of a repository.
+
+    Raises:
+        FileNotFoundError: If there is no such repository for this token, or no such file in it.
+    """
+    try:
+        return Path(hf_hub_download(repo_id, filename, token=token, revision=revision))
+    except RepositoryNotFoundError as error:
+        raise FileNotFoundError(
+            f"There is neither a folder nor a repository {repo_id!r}; a private one needs a token."
+        ) from error
+    except EntryNotFoundError as error:
+        raise FileNotFoundError(f"The repository {repo_id!r} has no {filename}: it holds no erasure.") from error
+
+
+def upload(folder: Path, repo_id: str, *, private: bool | None, token: str | bool | None, message: str) -> str:
+    """Create the repository if need be and upload a folder in one commit, on top of the card that is there.
+
+    Returns:
+        The commit's address.
+    """
+    repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+    card = folder / "README.md"
+    try:
+        there = Path(hf_hub_download(repo_id, "README.md", token=token)).read_text(encoding="utf-8")
+    except EntryNotFoundError:
+        there = None
+    if there is not None:
+        card.write_text(update_card(there, card.read_text(encoding="utf-8")), encoding="utf-8")
+    ModelCard.load(card).validate(repo_type="model")
+    return str(upload_folder(repo_id=repo_id, folder_path=folder, token=token, commit_message=message))
+
+
+def update_card(there: str, new: str) -> str:
+    """A card with our part and our metadata replaced, and all that others wrote in it kept."""
+    old_card, new_card = ModelCard(there), ModelCard(new)
+    old, ours_data = (dict(card.data.to_dict()) for card in (old_card, new_card))  # type: ignore[no-untyped-call]
+    data = {**old, **ours_data, "tags": list(dict.fromkeys([*old.get("tags", []), *ours_data["tags"]]))}
+    ours = new_card.text[new_card.text.index(_BEGIN) : new_card.text.index(_END) + len(_END)]
+    text = old_card.text
+    if _BEGIN in text and _END in text:
+        text = text[: text.index(_BEGIN)] + ours + text[text.index(_END) + len(_END) :]
+    else:
+        text = text.rstrip() + "\n\n" + ours + "\n"
+    return _document(data, text)
+
+
+def card(
+    values: Mapping[str, Any],
+    repo_id: str,
+    *,
+    kohya: str | None,
+    pictures: Mapping[str, str],
+    evaluation: str | None = None,
+) -> str:
+    """The card of an erasure.
+
+    Args:
+        values: `Erasure.to_dict()`.
+        repo_id: The repository.
+        kohya: Name of kohya's file, if there is one.
+        pictures: File names by prompt.
+        evaluation: A table in Markdown of what is gone and what stayed.
+    """
+    config, facts, name = values["config"], values["provenance"], values["name"]
+    concepts = ", ".join(f"“{concept}”" for concept in facts["concepts"])
+    base = facts["base_model"]
+    data = {
+        "library_name": "diffusers",
+        "pipeline_tag": "text-to-image",
+        "tags": list(TAGS),
+        **({"base_model": base, "base_model_relation": "adapter"} if is_repo_id(base) else {}),
+        **({"widget": [{"text": t, "output": {"url": url}} for t, url in pictures.items()]} if pictures else {}),
+    }
+    erased = [
+        ("concept", concepts),
+        ("base model", base),
+        ("layers", f"`{config['group']}`, {facts['layers']} layers, rank {config['rank']}"),
+        ("strength", f"`eta={config['eta']:g}`"),
+        ("preserved", "the text encoder's vocabulary" if config["preserve"] == "vocabulary" else
+         ", ".join(config["preserve"]) or "nothing"),
+        ("training", f"{facts['iterations']} iterations of {config['batch_size']}, {facts['seconds']:.0f} s, "
+         f"learning rate {config['learning_rate']:g}" + ("" if facts["complete"] else "; interrupted")),
+    ]  # fmt: skip
+    if facts["alignment"] is not None:
+        erased.append(
+            ("alignment", f"{facts['alignment']:.2f} (1 intact, 0 as without the words, {-config['eta']:g} target)")
+        )
+        erased.append(("its course", f"`{curve([aligned for _, aligned in facts['history']])}`"))
+    if facts.get("parts"):
+        erased.append(("made of", ", ".join(f"{part} x {weight:g}" for part, weight in facts["parts"])))
+    if facts.get("rank_error"):
+        erased.append(("error of the rank", f"{facts['rank_error']:.1%}"))
+    lines = [
+        _BEGIN,
+        f"This adapter erases {concepts} from {base}. It was trained with diffusers-esd, after "
+        "[Erasing Concepts from Diffusion Models](https://arxiv.org/abs/2303.07345).",
+        "",
+        "| | |",
+        "|---|---|",
+        *[f"| {key} | {value} |" for key, value in erased],
+        "",
+        *(["<Gallery />", ""] if pictures else []),
+        *(["## What is gone and what stayed", "", evaluation, ""] if evaluation else []),
+        "## Use it",
+        "",
+        "```python",
+        "from diffusers import DiffusionPipeline",
+        "",
+        f'pipe = DiffusionPipeline.from_pretrained("{base}")',
+        f'pipe.load_lora_weights("{repo_id}", adapter_name="{name}")',
+        "```",
+        "",
+        "Beside others, each with a scale (1 is the erasure as trained, 0 the base model):",
+        "",
+        "```python",
+        "from diffusers_esd import stack",
+        "",
+        f'stack(pipe, {{"{repo_id}": 1.0}})',
+        "```",
+        "",
+        *(
+            [f"For ComfyUI, Forge or A1111 put `{kohya}` among the LoRAs and load it at strength 1.", ""]
+            if kohya
+            else []
+        ),
+        "## Limits",
+        "",
+        "- A LoRA can be detached: it serves those who want the erasure, and does not hold against those who do not. "
+        "`diffusers_esd.bake` writes it into the weights.",
+        "- Erasure is seldom complete. Other words, other languages and attacks may bring a concept back.",
+        "- What lies near the concept may have changed. Compare with the base model.",
+        "- The licence of the base model goes for what is made of it.",
+        _END,
+    ]
+    return _document(data, f"\n# {name}\n\n" + "\n".join(lines) + "\n")
+
+
+def curve(values: Sequence[float], width: int = 32) -> str:
+    """A course of numbers as a line of bars, each the mean of its share."""
+    if not values:
+        return ""
+    width = min(width, len(values))
+    edges = [round(i * len(values) / width) for i in range(width + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
+    low, high = min(means), max(means)
+    return "".join(_BARS[round((m - low) / ((high - low) or 1) * (len(_BARS) - 1))] for m in means)
+
+
+def _document(data: Mapping[str, Any], text: str) -> str:
+    return f"---\n{ModelCardData(**data).to_yaml()}\n---\n{text}"
