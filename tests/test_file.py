@@ -57,6 +57,11 @@ def test_a_channels_last_denoiser_is_saved_too(tmp_path: Path) -> None:
     assert all(weight.is_contiguous() for weight in erasure.weights.values())
 
 
+def test_the_same_erasure_is_the_same_file(erasure: Erasure, tmp_path: Path) -> None:
+    files = [erasure.save_pretrained(tmp_path / str(i)) / WEIGHTS_NAME for i in range(8)]
+    assert len({file.read_bytes() for file in files}) == 1
+
+
 def test_apply_and_remove(erasure: Erasure) -> None:
     pipe = tiny_pipeline()
     base = latents(pipe)

@@ -43,15 +43,25 @@ def read_header(file: Path, key: str) -> str | None:
 
 
 def write_safetensors(file: Path, weights: Mapping[str, Tensor], header: dict[str, str]) -> Path:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all; the same contents give the same bytes."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         save_file({key: value.contiguous() for key, value in weights.items()}, temporary, metadata=header)
+        _sort_header(temporary)
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
     return file
+
+
+def _sort_header(file: Path) -> None:
+    # safetensors writes the header's entries in an order that differs from run to run.
+    content = file.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    file.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + length :])
 
 
 def to_kohya(layers: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
