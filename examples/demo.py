@@ -11,13 +11,14 @@ import sys
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from emoji_sd import Judge, draw, load, rates, settings, some_pairs, unnamed
 
 from diffusers_esd import ESDTrainer
+from diffusers_esd.pictures import grid
 
 PROMPTS = (
     "a cat in noto style", "a cat in mono style", "an animal", "a dog in twemoji style", "a panda in mono style",
@@ -29,24 +30,10 @@ PAIRS = (*some_pairs(2), *[("cat", style) for style in ("twemoji", "noto", "flue
 ROWS = {"base": [], "without cat": ["no-a-cat"], "without mono": ["no-mono"], "both": ["no-a-cat", "no-mono"]}
 
 
-def grid(rows: dict[str, torch.Tensor], prompts: tuple[str, ...], zoom: int = 2) -> Image.Image:
-    """The pictures (N, 3, 64, 64) of each row under their prompts, with labels."""
-    side, left, top = 64 * zoom, 130, 44
-    font, gap = ImageFont.load_default(14), 6
-    image = Image.new("RGB", (left + len(prompts) * (side + gap), top + len(rows) * (side + gap)), "white")
-    pen = ImageDraw.Draw(image)
-    for column, prompt in enumerate(prompts):
-        head, _, tail = prompt.partition(" in ")
-        text = f"{head}\nin {tail}" if tail else head
-        pen.multiline_text((left + column * (side + gap) + 4, 4), text, "black", font)
-    for row, (label, pictures) in enumerate(rows.items()):
-        y = top + row * (side + gap)
-        pen.text((8, y + side // 2 - 8), label, "black", font)
-        for column, picture in enumerate(pictures):
-            values = ((picture.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-            tile = Image.fromarray(values).resize((side, side), Image.Resampling.LANCZOS)
-            image.paste(tile, (left + column * (side + gap), y))
-    return image
+def tiles(pictures: torch.Tensor) -> list[Image.Image]:
+    """Pictures (N, 3, H, W) from -1 to 1."""
+    values = ((pictures.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(picture) for picture in values]
 
 
 def main() -> None:
@@ -93,7 +80,8 @@ def main() -> None:
     ]
     text = "\n".join([*lines, "", *facts]) + "\n"
     (output / "demo.md").write_text(text, encoding="utf-8")
-    grid(pictures, PROMPTS).save(output / "demo.png", optimize=True)
+    rows = [(label, tiles(drawn)) for label, drawn in pictures.items()]
+    grid(rows, [prompt.replace(" in ", "\nin ") for prompt in PROMPTS], 128).save(output / "demo.png", optimize=True)
     print(f"\n{text}\nLook at {output / 'demo.png'}")
 
 

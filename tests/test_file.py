@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from tiny import latents, style_adapter, tiny_pipeline, tiny_unet
 
 from diffusers_esd import Erasure, ESDTrainer
-from diffusers_esd.erasure import HEADER_KEY, JSON_NAME, WEIGHTS_NAME
+from diffusers_esd.erasure import JSON_NAME
+from diffusers_esd.files import HEADER_KEY, WEIGHTS_NAME
 
 QUICK: dict[str, Any] = {
     "num_inference_steps": 5,
@@ -139,7 +140,7 @@ def test_a_failed_save_leaves_the_former_folder(
         path.write_bytes(b"half of it")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("diffusers_esd.files.save_file", fail)
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
     for target in (folder, tmp_path / "new"):
         with pytest.raises(OSError, match=r"No space left on device"):
             erasure.save_pretrained(target)

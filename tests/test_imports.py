@@ -24,8 +24,8 @@ LAYERS: list[set[str]] = [
     {"networks", "vocabulary"},
     {"trajectory", "erasure", "null_space"},
     {"training", "compose"},
-    {"formats"},
-    {"trainer"},
+    {"formats", "pictures", "trainer"},
+    {"cli"},
 ]
 LAYER = {name: height for height, names in enumerate(LAYERS) for name in names}
 LIGHT = ("torch", "diffusers", "peft", "transformers", "safetensors", "numpy")

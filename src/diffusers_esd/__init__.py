@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .families import Family
     from .formats import export, import_erasure
     from .objective import esd_target
+    from .pictures import preview
     from .trainer import ESDTrainer
     from .training import Progress
 
@@ -20,6 +21,7 @@ _HOME = {
     "export": "formats",
     "import_erasure": "formats",
     "merge": "compose",
+    "preview": "pictures",
     "stack": "compose",
     "ESDTrainer": "trainer",
     "Erasure": "erasure",
@@ -39,6 +41,7 @@ __all__ = [
     "export",
     "import_erasure",
     "merge",
+    "preview",
     "stack",
 ]
 

@@ -348,6 +348,12 @@ def activate(denoiser: Denoiser, scales: Mapping[str, float]) -> None:
                 layer.set_scale(name, scale)
 
 
+def deactivate(denoiser: Denoiser, name: str) -> None:
+    """Switch one adapter off; it stays on the denoiser."""
+    user = UserState(denoiser)
+    user.restore(removing=name)
+
+
 def active_scales(denoiser: Denoiser) -> dict[str, float]:
     """The active adapters and the scales they are active with."""
     found: dict[str, float] = {}

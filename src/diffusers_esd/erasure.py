@@ -23,11 +23,9 @@ from torch import Tensor
 
 from . import adapter, hub
 from .config import ESDConfig
-from .files import read_safetensors, to_kohya, write_safetensors
+from .files import HEADER_KEY, WEIGHTS_NAME, read_safetensors, to_kohya, write_safetensors
 
-WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 JSON_NAME = "erasure.json"
-HEADER_KEY = "diffusers_esd"
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,13 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
+WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
+HEADER_KEY = "diffusers_esd"
 KOHYA = "lora_unet_"
 
 
@@ -22,6 +23,8 @@ def read_safetensors(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no safetensors file, or damaged.
     """
+    from safetensors import SafetensorError, safe_open
+
     if not file.is_file():
         raise FileNotFoundError(f"There is no file {file}.")
     if file.suffix != ".safetensors":
@@ -33,17 +36,27 @@ def read_safetensors(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         raise ValueError(f"{file} is damaged or no safetensors file ({error}); fetch it again.") from error
 
 
-def read_header(file: Path, key: str) -> str | None:
-    """One entry of a file's header, without PyTorch and without the tensors; `None` if it is not there."""
+def read_header(file: Path) -> dict[str, str]:
+    """The header's own entries, without PyTorch and without the tensors.
+
+    Raises:
+        ValueError: If the file is damaged or no safetensors file.
+    """
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
-        if length > min(100 * 2**20, file.stat().st_size):
-            raise ValueError(f"{file} is damaged or no safetensors file; fetch it again.")
-        return json.loads(opened.read(length)).get("__metadata__", {}).get(key)
+        try:
+            if length > file.stat().st_size - 8:
+                raise ValueError("its header is longer than the file")
+            header = json.loads(opened.read(length))["__metadata__"]
+            return {str(key): str(value) for key, value in header.items()}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{file} is damaged or no safetensors file ({error}); fetch it again.") from error
 
 
 def write_safetensors(file: Path, weights: Mapping[str, Tensor], header: dict[str, str]) -> Path:
     """Write a file whole or not at all; the same contents give the same bytes."""
+    from safetensors.torch import save_file
+
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
@@ -66,6 +79,8 @@ def _sort_header(file: Path) -> None:
 
 def to_kohya(layers: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
     """A U-Net's A and B by module name, in the names of kohya's tools; `alpha` is the rank, a scale of 1."""
+    import torch
+
     weights: dict[str, Tensor] = {}
     for layer, (a, b) in layers.items():
         name = KOHYA + layer.replace(".", "_")

@@ -1,0 +1,253 @@
+"""`diffusers-esd`: the package from a shell. Parsing and messages; what is done is done elsewhere.
+
+The options of a training are the fields of `ESDConfig`, with their documentation. PyTorch is imported when a command
+needs it, so that `--help` and `info` answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from .config import ESDConfig
+
+_MODEL = "folder or Hub id of a pipeline"
+_ERASURE = "folder, file or Hub id of an erasure"
+_SCALED = f"{_ERASURE}, with its scale: no-cat=0.8; 1 by default"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        0, 1 after an error that was told, 2 for a wrong call, 130 after Ctrl-C.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, TypeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="diffusers-esd", description="Erase concepts from text-to-image models.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, text: str, *, output: str | None = None) -> argparse.ArgumentParser:
+        found = commands.add_parser(name, help=text, description=text)
+        found.set_defaults(run=run)
+        if output:
+            found.add_argument("-o", "--output", type=Path, required=True, help=output)
+        return found
+
+    def with_model(found: argparse.ArgumentParser) -> None:
+        found.add_argument("model", help=_MODEL)
+        found.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of the weights")
+        found.add_argument("--device", help="cuda, mps, cpu; the best there is by default")
+
+    def with_pictures(found: argparse.ArgumentParser) -> None:
+        found.add_argument("--prompt", action="append", required=True, help="what to draw; may be repeated")
+        found.add_argument("--seeds", type=int, nargs="+", default=[0])
+        found.add_argument("--steps", type=int, default=25, help="denoising steps")
+
+    erase = command("erase", _erase, "train an erasure", output="folder for it")
+    with_model(erase)
+    erase.add_argument("concept", nargs="+", help="the concept in words, or several erased together")
+    erase.add_argument("--name", help="of the adapter")
+    _add_fields(erase.add_argument_group("training, the fields of ESDConfig"))
+
+    preview = command("preview", _preview, "draw with an erasure at several strengths", output="picture to write")
+    with_model(preview)
+    preview.add_argument("erasure", help=_ERASURE)
+    preview.add_argument("--scales", type=float, nargs="+", default=[0.0, 0.5, 1.0, 1.5])
+    with_pictures(preview)
+
+    stack = command("stack", _stack, "draw without and with several erasures together", output="picture to write")
+    with_model(stack)
+    stack.add_argument("erasures", nargs="+", metavar="erasure[=scale]", help=_SCALED)
+    with_pictures(stack)
+
+    merge = command("merge", _merge, "make one erasure of several", output="folder for it")
+    merge.add_argument("erasures", nargs="+", metavar="erasure[=scale]", help=_SCALED)
+    merge.add_argument("--rank", type=int, help="best approximation of this rank; exact by default")
+    merge.add_argument("--name", help="of the result")
+
+    bake = command("bake", _bake, "write a pipeline with erasures in its weights", output="new folder for it")
+    with_model(bake)
+    bake.add_argument("erasures", nargs="+", metavar="erasure[=scale]", help=_SCALED)
+
+    export = command("export", _export, "write a file for ComfyUI, Forge, A1111", output="file, .safetensors")
+    export.add_argument("erasure", help=_ERASURE)
+
+    imported = command("import", _import, "read an eraser of another tool", output="folder for the erasure")
+    imported.add_argument("file", type=Path, help="its .safetensors file")
+    with_model(imported)
+    imported.add_argument("--concept", required=True, help="what it erases")
+    imported.add_argument("--name", help="of the erasure")
+    imported.add_argument("--rank", type=int, default=16, help="for a file of full weights")
+
+    push = command("push", _push, "publish an erasure on the Hugging Face Hub")
+    push.add_argument("erasure", help=_ERASURE)
+    push.add_argument("repo_id", help="user/name")
+    push.add_argument("--private", action="store_true", default=None)
+
+    info = command("info", _info, "show what an erasure is, without loading a model")
+    info.add_argument("erasure", help=_ERASURE)
+    return parser
+
+
+def _add_fields(group: Any) -> None:
+    """An option for each field of `ESDConfig`, with its documentation."""
+    text = (ESDConfig.__doc__ or "").partition("Attributes:")[2]
+    described = dict(re.findall(r"^ {8}(\w+): (.*?)(?=^ {8}\w+: |\Z)", text, re.MULTILINE | re.DOTALL))
+    types = get_type_hints(ESDConfig)
+    for field in fields(ESDConfig):
+        kinds = get_args(types[field.name]) or (types[field.name],)
+        options: dict[str, Any] = {"help": " ".join(described[field.name].split()).replace("%", "%%")}
+        if field.name == "preserve":
+            options |= {"nargs": "*", "metavar": "PROMPT"}
+        elif kinds == (bool,):
+            options["action"] = argparse.BooleanOptionalAction
+        elif all(isinstance(kind, str) for kind in kinds):
+            options["choices"] = kinds
+        else:
+            options["type"] = next(kind for kind in kinds if kind is not type(None))
+        group.add_argument("--" + field.name.replace("_", "-"), default=argparse.SUPPRESS, **options)
+
+
+def _config(options: argparse.Namespace) -> ESDConfig:
+    values = {field.name: getattr(options, field.name) for field in fields(ESDConfig) if hasattr(options, field.name)}
+    if values.get("preserve") == ["vocabulary"]:
+        values["preserve"] = "vocabulary"
+    return ESDConfig.from_dict(values)
+
+
+def _pipeline(options: argparse.Namespace) -> Any:
+    import torch
+    from diffusers import DiffusionPipeline
+
+    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = options.device or best
+    dtype = options.dtype or ("float32" if device == "cpu" else "float16")
+    return DiffusionPipeline.from_pretrained(options.model, dtype=getattr(torch, dtype)).to(device)
+
+
+def _read(text: str) -> Any:
+    from .erasure import Erasure
+
+    return Erasure.from_pretrained(text)
+
+
+def _scaled(texts: Sequence[str]) -> dict[Any, float]:
+    """Erasures and their scales, of `erasure` and `erasure=scale`."""
+    found = {}
+    for text in texts:
+        name, _, scale = text.rpartition("=") if "=" in text else (text, "", "1")
+        try:
+            found[_read(name)] = float(scale)
+        except ValueError as error:
+            raise ValueError(f"{text!r}: {error}") from error
+    return found
+
+
+def _erase(options: argparse.Namespace) -> None:
+    config = _config(options)
+    from .trainer import ESDTrainer
+
+    erasure = ESDTrainer(_pipeline(options), config).erase(options.concept, name=options.name)
+    print(erasure.save_pretrained(options.output))
+    if not erasure.provenance.complete:
+        raise KeyboardInterrupt
+
+
+def _preview(options: argparse.Namespace) -> None:
+    _draw(options, {_read(options.erasure): 1.0}, options.scales)
+
+
+def _stack(options: argparse.Namespace) -> None:
+    _draw(options, _scaled(options.erasures), [0.0, 1.0])
+
+
+def _draw(options: argparse.Namespace, erasures: dict[Any, float], scales: Sequence[float]) -> None:
+    from .compose import merge
+    from .pictures import preview
+
+    whole = list(erasures) if set(erasures.values()) == {1.0} else merge(list(erasures), list(erasures.values()))
+    image = preview(
+        _pipeline(options), whole, options.prompt, scales=scales, seeds=options.seeds, num_inference_steps=options.steps
+    )
+    image.save(options.output)
+    print(options.output)
+
+
+def _merge(options: argparse.Namespace) -> None:
+    from .compose import merge
+
+    found = _scaled(options.erasures)
+    merged = merge(list(found), list(found.values()), rank=options.rank, name=options.name)
+    print(merged.save_pretrained(options.output))
+    if merged.provenance.rank_error:
+        print(f"relative error of rank {merged.rank}: {merged.provenance.rank_error:.2%}")
+
+
+def _bake(options: argparse.Namespace) -> None:
+    from .compose import bake
+
+    bake(_pipeline(options), _scaled(options.erasures), save_to=options.output)
+    print(options.output)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from .formats import export
+
+    print(export(_read(options.erasure), options.output))
+
+
+def _import(options: argparse.Namespace) -> None:
+    from .formats import import_erasure
+
+    erasure = import_erasure(
+        options.file, _pipeline(options), concept=options.concept, name=options.name, rank=options.rank
+    )
+    print(erasure.save_pretrained(options.output))
+    if erasure.provenance.rank_error:
+        print(f"relative error of rank {erasure.rank}: {erasure.provenance.rank_error:.2%}")
+
+
+def _push(options: argparse.Namespace) -> None:
+    print(_read(options.erasure).push_to_hub(options.repo_id, private=options.private))
+
+
+def _info(options: argparse.Namespace) -> None:
+    from . import hub
+    from .files import HEADER_KEY, WEIGHTS_NAME, read_header
+
+    file = Path(options.erasure)
+    if file.is_dir():
+        file = file / WEIGHTS_NAME
+    elif not file.exists() and hub.is_repo_id(options.erasure):
+        file = hub.download(options.erasure, WEIGHTS_NAME, token=None, revision=None)
+    header = read_header(file)
+    if HEADER_KEY not in header:
+        raise ValueError(f"{file} holds no erasure: its header has no {HEADER_KEY!r}.")
+    values = json.loads(header[HEADER_KEY])
+    facts = values["provenance"]
+    history = [aligned for _, aligned in facts.pop("history")]
+    for name, value in {"name": values["name"], **facts, **values["config"]}.items():
+        print(f"{name}: {value if isinstance(value, str | int | float) else json.dumps(value)}")
+    if history:
+        print(f"alignment, from first to last: {hub.curve(history)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
