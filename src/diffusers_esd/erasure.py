@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -231,16 +232,44 @@ class Erasure:
                 f"{file} holds no erasure: its header has no {HEADER_KEY!r}. A LoRA of another kind loads with "
                 "pipe.load_lora_weights(...)."
             )
-        return cls._from_dict(json.loads(header[HEADER_KEY]), weights)
+        try:
+            erasure = cls._from_dict(json.loads(header[HEADER_KEY]), weights)
+            erasure._check()
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{file} is damaged or of a newer version ({error}); fetch it again.") from error
+        return erasure
 
     @classmethod
     def _from_dict(cls, values: dict[str, Any], weights: dict[str, Tensor]) -> Erasure:
         known = {field.name for field in fields(Provenance)}
         provenance = {key: value for key, value in values["provenance"].items() if key in known}
-        provenance["concepts"] = tuple(provenance["concepts"])
+        provenance["concepts"] = tuple(map(str, provenance["concepts"]))
         for name in ("history", "parts"):
             provenance[name] = tuple((first, second) for first, second in provenance.get(name, ()))
         return cls(values["name"], weights, ESDConfig.from_dict(values["config"]), Provenance(**provenance))
+
+    def _check(self) -> None:
+        """Refuse what no `save_pretrained` has written.
+
+        Raises:
+            ValueError: Saying what is wrong.
+        """
+        if not isinstance(self.name, str) or not self.name.strip() or re.search(r"[./\\\0]", self.name):
+            raise ValueError(f"the name {self.name!r} is none")
+        if self.provenance.component not in ("unet", "transformer"):
+            raise ValueError(f"the component {self.provenance.component!r} is none")
+        sides = {key: key.rpartition(".lora_") for key in self.weights}
+        layers = {stem for stem, _, _ in sides.values()}
+        expected = {f"{layer}.lora_{side}.weight" for layer in layers for side in "AB"}
+        if not layers or set(self.weights) != expected:
+            raise ValueError("its keys are not those of an adapter")
+        for key, value in self.weights.items():
+            if not key.startswith(f"{self.provenance.component}."):
+                raise ValueError(f"{key!r} is of another component")
+            if value.dim() not in (2, 4) or not value.is_floating_point():
+                raise ValueError(f"{key!r} is {value.dtype} of {value.dim()} dimensions")
+            if value.shape[0 if ".lora_A." in key else 1] != self.rank:
+                raise ValueError(f"{key!r} has shape {tuple(value.shape)}, and the rank is {self.rank}")
 
     def apply(self, pipe: DiffusionPipeline, scale: float = 1.0, name: str | None = None) -> None:
         """Load onto a pipeline and activate, beside whatever is active.
