@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv demo frontier published test test-all lint docs
+.PHONY: venv demo frontier published test test-all test-compat lint docs
 
 venv: $(VENV)/.stamp
 
@@ -25,10 +25,13 @@ published: venv
 	$(BIN)/python examples/published.py
 
 test: venv
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not compat"
 
 test-all: venv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not compat"
+
+test-compat: venv
+	$(BIN)/python -m pytest -m compat
 
 lint: venv
 	$(BIN)/ruff check

@@ -103,7 +103,27 @@ def recipes(output: Path) -> dict[str, Callable[[str], Applicable]]:
         name: partial(trained, field, output / "erasures" / name.replace(", ", "-").replace(" ", "-"))
         for name, field in fields.items()
     }
-    return {**found, "UCE, closed form": ClosedForm.of}
+    scaled = {
+        f"{name} at scale {scale}": partial(_scaled, found[name], scale)
+        for name, scale in (("ESD-u, default", 0.8), ("ESD-x, default", 0.85))
+    }
+    return {**found, **scaled, "UCE, closed form": ClosedForm.of}
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """An erasure at another strength than it was trained at."""
+
+    erasure: Any
+    scale: float
+
+    def apply(self, pipe: StableDiffusionPipeline) -> None:
+        """Load and activate it."""
+        self.erasure.apply(pipe, self.scale)
+
+
+def _scaled(recipe: Callable[[str], Applicable], scale: float, word: str) -> Applicable:
+    return Scaled(recipe(word), scale)
 
 
 def judged(judge: Judge, erasures: Sequence[Applicable], words: Sequence[str]) -> dict[str, float]:
