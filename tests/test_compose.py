@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from huggingface_hub import ModelCard
 from test_teacher import prediction, same, state_of
 from tiny import latents, style_adapter, tiny_pipeline, tiny_unet, tiny_xl
 from torch import Tensor
@@ -185,6 +186,9 @@ def test_a_baked_pipeline_is_plain_and_predicts_as_the_stack(
 
     index = json.loads((tmp_path / "baked" / "model_index.json").read_text())
     assert index["_erased"][0] == {"concepts": ["a cat"], "name": "no-a-cat", "scale": 0.7}
+    card = ModelCard.load(tmp_path / "baked" / "README.md")
+    assert card.data.library_name == "diffusers"
+    assert "| a cat | no-a-cat | 0.7 |" in card.text
 
 
 def test_baking_appears_whole_or_not_at_all(

@@ -19,7 +19,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from . import adapter
+from . import adapter, hub
 from .erasure import Erasure
 from .families import family_for
 from .groups import exactly
@@ -222,15 +222,14 @@ def bake(
             weight.copy_(weight.float() + delta.to(weight.device).view_as(weight))
     baked: Any = copy.copy(pipe)
     baked.register_modules(**{family.component: denoiser})
-    baked.register_to_config(
-        _erased=[{"concepts": list(e.provenance.concepts), "name": e.name, "scale": scale} for e, scale in parts]
-    )
+    erased = [{"concepts": list(e.provenance.concepts), "name": e.name, "scale": scale} for e, scale in parts]
+    baked.register_to_config(_erased=erased)
     if folder is not None:
-        _save(baked, folder)
+        _save(baked, folder, hub.baked_card(adapter.model_name(pipe), erased))
     return baked
 
 
-def _save(pipe: Any, folder: Path) -> None:
+def _save(pipe: Any, folder: Path, card: str) -> None:
     """Write a pipeline whole or not at all."""
     wrapped = [
         name for name, model in pipe.components.items() if isinstance(model, nn.Module) and adapter.tuner_layers(model)
@@ -244,6 +243,7 @@ def _save(pipe: Any, folder: Path) -> None:
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         inside = Path(temporary) / folder.name
         pipe.save_pretrained(inside)
+        (inside / "README.md").write_text(card, encoding="utf-8")
         inside.replace(folder)
 
 

@@ -168,6 +168,34 @@ def card(
     return _document(data, f"\n# {name}\n\n" + "\n".join(lines) + "\n")
 
 
+def baked_card(base: str, erased: Sequence[Mapping[str, Any]]) -> str:
+    """The card of a pipeline with erasures in its weights.
+
+    Args:
+        base: Name of the pipeline's model.
+        erased: Concepts, name and scale of each erasure.
+    """
+    data = {
+        "library_name": "diffusers",
+        "pipeline_tag": "text-to-image",
+        "tags": [tag for tag in TAGS if tag != "lora"],
+        **({"base_model": base, "base_model_relation": "finetune"} if is_repo_id(base) else {}),
+    }
+    rows = [f"| {', '.join(part['concepts'])} | {part['name']} | {part['scale']:g} |" for part in erased]
+    lines = [
+        f"{base} with concepts erased from its weights by diffusers-esd, after "
+        "[Erasing Concepts from Diffusion Models](https://arxiv.org/abs/2303.07345).",
+        "",
+        "| concept | erasure | scale |",
+        "|---|---|---|",
+        *rows,
+        "",
+        "Erasure is seldom complete, and what lies near a concept may have changed. The licence of the base model goes "
+        "for this one.",
+    ]
+    return _document(data, "\n" + "\n".join(lines) + "\n")
+
+
 def curve(values: Sequence[float], width: int = 32) -> str:
     """A course of numbers as a line of bars, each the mean of its share."""
     if not values:
