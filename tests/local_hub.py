@@ -86,6 +86,10 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._answer(404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
             siblings = [{"rfilename": name} for name in self.hub.repositories[repo]]
             return self._answer(200, {"id": repo, "modelId": repo, "sha": self._head(repo), "siblings": siblings})
+        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/[^/]+", path):
+            files = self.hub.repositories[found[1]] if self._visible(found[1]) else {}
+            listed = [{"type": "file", "path": p, "oid": "0" * 40, "size": len(c)} for p, c in files.items()]
+            return self._answer(200, listed)
         found = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         if not found or not self._visible(found[1]):
             return self._answer(404, b"", X_Error_Code="RepoNotFound")
@@ -129,6 +133,8 @@ class _Handler(BaseHTTPRequestHandler):
                 if entry["key"] == "file":
                     content = base64.b64decode(entry["value"]["content"])
                     self.hub.repositories[repo][entry["value"]["path"]] = content
+                elif entry["key"] == "deletedFile":
+                    del self.hub.repositories[repo][entry["value"]["path"]]
             self.hub.commits[repo] = self.hub.commits.get(repo, 0) + 1
             head = self._head(repo)
             return self._answer(200, {"commitUrl": f"{self.hub.url}/{repo}/commit/{head}", "commitOid": head})

@@ -89,7 +89,7 @@ def test_merge_bake_export_import_and_info(
     assert "relative error of rank 1: " in capsys.readouterr().out
     assert main(["info", erasures[0]]) == 0
     text = capsys.readouterr().out
-    assert "name: no-a-cat" in text
+    assert 'name: "no-a-cat"' in text
     assert 'concepts: ["a cat"]' in text
     assert "alignment, from first to last: " in text
 
@@ -127,6 +127,19 @@ def test_help_is_quick_and_imports_no_torch(arguments: list[str]) -> None:
         seconds.append(time.perf_counter() - started)
     assert done.stdout.strip().endswith("[]")
     assert min(seconds) < 0.5
+
+
+def test_paths_with_an_equals_sign_and_folders_in_the_way(
+    erasures: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = tmp_path / "eta=high" / "no-cat"
+    Erasure.from_pretrained(erasures[0]).save_pretrained(odd)
+    assert main(["merge", str(odd), f"{odd}=0.5", "-o", str(tmp_path / "merged")]) == 0
+    assert [weight for _, weight in Erasure.from_pretrained(tmp_path / "merged").provenance.parts] == [1.0, 0.5]
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("x")
+    assert main(["erase", "nowhere", "a cat", "-o", str(tmp_path / "full")]) == 1
+    assert "holds something that is no erasure" in capsys.readouterr().err, "before the model is looked for"
 
 
 def test_info_imports_no_torch(erasures: list[str]) -> None:

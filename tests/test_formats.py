@@ -142,3 +142,27 @@ def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
         ValueError, match=r"weights.ckpt is no safetensors file; only those are read, because others can"
     ):
         import_erasure(tmp_path / "weights.ckpt", pipe, concept="a cat")
+
+
+def test_what_is_more_than_a_lora_is_refused_and_what_is_left_is_told(tmp_path: Path) -> None:
+    key = "lora_unet_conv_in"
+    weights = {f"{key}.lora_down.weight": torch.randn(2, 4, 3, 3), f"{key}.lora_up.weight": torch.randn(16, 2, 1, 1)}
+    save_file({**weights, f"{key}.diff_b": torch.zeros(16)}, tmp_path / "bias.safetensors")
+    with pytest.warns(UserWarning, match=r"^1 entries of bias.safetensors .*lora_unet_conv_in.diff_b"):
+        import_erasure(tmp_path / "bias.safetensors", tiny_pipeline(), concept="a cat")
+    save_file({**weights, f"{key}.dora_scale": torch.zeros(16)}, tmp_path / "dora.safetensors")
+    with pytest.raises(ValueError, match=r"^'lora_unet_conv_in.dora_scale' makes it more than a plain LoRA"):
+        import_erasure(tmp_path / "dora.safetensors", tiny_pipeline(), concept="a cat")
+    with pytest.raises(ValueError, match=r"^rank=0 is too small"):
+        import_erasure(tmp_path / "dora.safetensors", tiny_pipeline(), concept="a cat", rank=0)
+
+
+def test_full_weights_that_a_half_precision_base_only_rounds_are_no_change(tmp_path: Path) -> None:
+    weights = {key: value.clone() for key, value in tiny_pipeline().unet.state_dict().items()}
+    weights["conv_in.weight"] += 0.5
+    save_file(weights, tmp_path / "esd.safetensors")
+    for dtype in (torch.float32, torch.float16):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            erasure = import_erasure(tmp_path / "esd.safetensors", tiny_pipeline().to(dtype), concept="a cat")
+        assert list(erasure.layers()) == ["conv_in"]

@@ -18,7 +18,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from tiny import latents, tiny_pipeline
 
-from diffusers_esd import Erasure, ESDTrainer
+from diffusers_esd import Erasure, ESDTrainer, merge
 from diffusers_esd.hub import card, curve, is_explicit, is_repo_id, update_card
 
 REPO = "someone/no-cat"
@@ -131,6 +131,7 @@ def test_what_people_wrote_in_a_card_stays(hub: local_hub.Hub, erasure: Erasure,
     folder = str(erasure.save_pretrained(tmp_path / "no-cat"))
     client(hub, tmp_path, PUSH.format(folder=folder, repo=REPO, options=""))
     first = hub.repositories[REPO]["README.md"].decode()
+    hub.repositories[REPO] |= {"images/00.png": b"old", "theirs.png": b"kept", "former.kohya.safetensors": b"old"}
     edited = first.replace("I like dogs.", "I like birds.") + "\nThe end.\n"
     hub.repositories[REPO]["README.md"] = edited.encode()
     client(hub, tmp_path, PUSH.format(folder=folder, repo=REPO, options=""))
@@ -138,7 +139,21 @@ def test_what_people_wrote_in_a_card_stays(hub: local_hub.Hub, erasure: Erasure,
     assert found.data.license == "mit"
     assert found.data.tags == ["mine", "diffusers", "lora", "concept-erasure", "esd", "text-to-image"]
     assert found.text.count("This adapter erases") == 1
+    assert "theirs.png" in hub.repositories[REPO]
+    assert not {"images/00.png", "former.kohya.safetensors"} & set(hub.repositories[REPO]), "what was ours and is gone"
     assert all(words in found.text for words in ("# My cat eraser", "I like birds.", "The end."))
+
+
+def test_without_a_connection_no_card_is_taken_for_missing(erasure: Erasure, tmp_path: Path) -> None:
+    folder = str(erasure.save_pretrained(tmp_path / "no-cat"))
+    with local_hub.running() as stopped:
+        url = stopped.url
+    gone = local_hub.Hub()
+    gone.url = url
+    message = f"There is no folder '{REPO}', and the Hub cannot be reached."
+    assert message in client(gone, tmp_path, LOAD.format(repo=REPO))
+    with pytest.raises(AssertionError):
+        client(gone, tmp_path, PUSH.format(folder=folder, repo=REPO, options=""))
 
 
 def written(erasure: Erasure, **options: Any) -> ModelCard:
@@ -159,7 +174,11 @@ def test_the_card_says_what_there_is_to_say(erasure: Erasure) -> None:
         "licence of the base",
     ):  # fmt: skip
         assert words in found.text
+    merged = merge([known], name="merged")
+    assert "It was made with diffusers-esd" in written(merged).text
+    assert "iterations" not in written(merged).text, "nothing is claimed of a training that was another's"
     plain = written(erasure)
+    assert "from_pretrained" not in plain.text
     assert plain.data.base_model is None, "a local name is no id"
     assert "<Gallery />" not in plain.text
     assert update_card(str(found), str(found)).strip() == str(found).strip(), "updating with itself changes nothing"
@@ -173,7 +192,8 @@ def test_the_curve_of_alignment() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("a/b", True), ("a", False), ("a/b/c", False), ("../b", False), ("a/b c", False)]
+    ("text", "expected"),
+    [("a/b", True), ("a", False), ("a/b/c", False), ("../b", False), ("./b", False), ("a/b c", False)],
 )
 def test_ids_of_repositories(text: str, expected: bool) -> None:
     assert is_repo_id(text) is expected

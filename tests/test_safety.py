@@ -125,7 +125,7 @@ def test_a_pickle_is_not_run(name: str, tmp_path: Path, monkeypatch: pytest.Monk
     [
         (lambda weights, values: weights.update({"unet.x.weight": torch.zeros(2, 2)}), "its keys are not those of an"),
         (lambda weights, values: values["config"].update(rank=10**6), "and the rank is 1000000"),
-        (lambda weights, values: values.update(name="../../escape"), "the name '../../escape' is none"),
+        (lambda weights, values: values.update(name="../../escape"), "Adapter name '../../escape' has a dot"),
         (lambda weights, values: values["provenance"].update(component="vae"), "the component 'vae' is none"),
         (lambda weights, values: values["config"].update(group="all"), "group='all' is unknown"),
         (lambda weights, values: values["config"].update(novelty=1), "ESDConfig has no field novelty"),

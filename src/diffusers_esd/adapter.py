@@ -20,6 +20,7 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from .config import check_adapter_name
 from .groups import Selection
 
 Denoiser = Any
@@ -111,10 +112,7 @@ def check_name(denoiser: Denoiser, name: str) -> None:
     Raises:
         ValueError: If it is blank, has a dot, is reserved by torch, or is in use.
     """
-    if not name.strip():
-        raise ValueError(f"Adapter name {name!r} is empty; give it a name such as 'no-cat'.")
-    if "." in name:
-        raise ValueError(f"Adapter name {name!r} has a dot, which PEFT cannot store; use {name.replace('.', '-')!r}.")
+    check_adapter_name(name)
     if hasattr(nn.ModuleDict, name):
         raise ValueError(f"Adapter name {name!r} is reserved by torch.nn.ModuleDict; use {'no-' + name!r}.")
     if name in adapter_names(denoiser):
@@ -331,7 +329,11 @@ def load(denoiser: Denoiser, component: str, weights: dict[str, Tensor], name: s
     """
     check_fit(denoiser, component, weights)
     user = UserState(denoiser)
-    denoiser.load_lora_adapter(dict(weights), prefix=component, adapter_name=name)
+    try:
+        denoiser.load_lora_adapter(dict(weights), prefix=component, adapter_name=name)
+    except BaseException:
+        _delete(denoiser, name, user)
+        raise
     user.restore(adding=[name])
     for layer in tuner_layers(denoiser):
         if name in layer.scaling:
@@ -346,12 +348,6 @@ def activate(denoiser: Denoiser, scales: Mapping[str, float]) -> None:
         for name, scale in scales.items():
             if name in layer.scaling:
                 layer.set_scale(name, scale)
-
-
-def deactivate(denoiser: Denoiser, name: str) -> None:
-    """Switch one adapter off; it stays on the denoiser."""
-    user = UserState(denoiser)
-    user.restore(removing=name)
 
 
 def active_scales(denoiser: Denoiser) -> dict[str, float]:
@@ -377,8 +373,13 @@ def check_fit(denoiser: Denoiser, component: str, weights: dict[str, Tensor]) ->
         module = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
         if not isinstance(module, nn.Linear | nn.Conv2d):
             raise ValueError(f"The erasure was trained on another architecture: this denoiser has no layer {name!r}.")
-        axis = 1 if side == "lora_A" else 0
-        if value.shape[axis] != module.weight.shape[axis]:
+        one = (1,) * (module.weight.dim() - 2)  # B's kernel
+        fits = (
+            value.shape[1:] == module.weight.shape[1:]
+            if side == "lora_A"
+            else (value.shape[:1] == module.weight.shape[:1] and value.shape[2:] == one)
+        )
+        if not fits:
             raise ValueError(
                 f"The erasure was trained on another architecture: layer {name!r} has weights of shape "
                 f"{tuple(module.weight.shape)}, and the erasure's {side} has {tuple(value.shape)}."

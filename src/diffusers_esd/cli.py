@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -132,14 +132,19 @@ def _config(options: argparse.Namespace) -> ESDConfig:
     return ESDConfig.from_dict(values)
 
 
-def _pipeline(options: argparse.Namespace) -> Any:
+def _pipeline(options: argparse.Namespace, *, exact: bool = False) -> Any:
+    """The pipeline; `exact` is in the files' own type on the CPU, for work on the weights themselves."""
     import torch
     from diffusers import DiffusionPipeline
 
+    if exact:
+        dtype = getattr(torch, options.dtype) if options.dtype else "auto"
+        return DiffusionPipeline.from_pretrained(options.model, dtype=dtype).to(options.device or "cpu")
     best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     device = options.device or best
-    dtype = options.dtype or ("float32" if device == "cpu" else "float16")
-    return DiffusionPipeline.from_pretrained(options.model, dtype=getattr(torch, dtype)).to(device)
+    half = "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float16"
+    dtype = getattr(torch, options.dtype or ("float32" if device == "cpu" else half))
+    return DiffusionPipeline.from_pretrained(options.model, dtype=dtype).to(device)
 
 
 def _read(text: str) -> Any:
@@ -152,18 +157,18 @@ def _scaled(texts: Sequence[str]) -> dict[Any, float]:
     """Erasures and their scales, of `erasure` and `erasure=scale`."""
     found = {}
     for text in texts:
-        name, _, scale = text.rpartition("=") if "=" in text else (text, "", "1")
-        try:
-            found[_read(name)] = float(scale)
-        except ValueError as error:
-            raise ValueError(f"{text!r}: {error}") from error
+        name, _, scale = text.rpartition("=")
+        is_scaled = name and re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)", scale)
+        found[_read(name if is_scaled else text)] = float(scale) if is_scaled else 1.0
     return found
 
 
 def _erase(options: argparse.Namespace) -> None:
     config = _config(options)
+    from .erasure import check_folder
     from .trainer import ESDTrainer
 
+    check_folder(options.output)
     erasure = ESDTrainer(_pipeline(options), config).erase(options.concept, name=options.name)
     print(erasure.save_pretrained(options.output))
     if not erasure.provenance.complete:
@@ -181,6 +186,9 @@ def _stack(options: argparse.Namespace) -> None:
 def _draw(options: argparse.Namespace, erasures: dict[Any, float], scales: Sequence[float]) -> None:
     from .compose import merge
     from .pictures import preview
+
+    if not options.output.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {options.output.parent}.")
 
     whole = list(erasures) if set(erasures.values()) == {1.0} else merge(list(erasures), list(erasures.values()))
     image = preview(
@@ -203,7 +211,7 @@ def _merge(options: argparse.Namespace) -> None:
 def _bake(options: argparse.Namespace) -> None:
     from .compose import bake
 
-    bake(_pipeline(options), _scaled(options.erasures), save_to=options.output)
+    bake(_pipeline(options, exact=True), _scaled(options.erasures), save_to=options.output)
     print(options.output)
 
 
@@ -217,7 +225,7 @@ def _import(options: argparse.Namespace) -> None:
     from .formats import import_erasure
 
     erasure = import_erasure(
-        options.file, _pipeline(options), concept=options.concept, name=options.name, rank=options.rank
+        options.file, _pipeline(options, exact=True), concept=options.concept, name=options.name, rank=options.rank
     )
     print(erasure.save_pretrained(options.output))
     if erasure.provenance.rank_error:
@@ -240,11 +248,15 @@ def _info(options: argparse.Namespace) -> None:
     header = read_header(file)
     if HEADER_KEY not in header:
         raise ValueError(f"{file} holds no erasure: its header has no {HEADER_KEY!r}.")
-    values = json.loads(header[HEADER_KEY])
-    facts = values["provenance"]
-    history = [aligned for _, aligned in facts.pop("history")]
-    for name, value in {"name": values["name"], **facts, **values["config"]}.items():
-        print(f"{name}: {value if isinstance(value, str | int | float) else json.dumps(value)}")
+    try:
+        values = json.loads(header[HEADER_KEY])
+        facts = values["provenance"]
+        history = [float(aligned) for _, aligned in facts.pop("history")]
+        lines = {"name": values["name"], **facts, **values["config"]}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} is damaged ({error!r}); fetch it again.") from error
+    for name, value in lines.items():
+        print(f"{json.dumps(name)[1:-1]}: {json.dumps(value, ensure_ascii=False)}")
     if history:
         print(f"alignment, from first to last: {hub.curve(history)}")
 

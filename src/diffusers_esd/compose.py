@@ -7,6 +7,7 @@ factors, is something else. Merging therefore concatenates: [B1 B2] [A1; A2] = B
 from __future__ import annotations
 
 import copy
+import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -17,11 +18,12 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.utils.torch_utils import unwrap_module
 from torch import Tensor, nn
 
 from . import adapter, hub
 from .erasure import Erasure
-from .families import family_for
+from .families import FAMILIES
 from .groups import exactly
 
 Source = Erasure | str | os.PathLike[str]
@@ -45,8 +47,7 @@ def stack(pipe: DiffusionPipeline, erasures: Mapping[Source, float]) -> dict[str
     Warns:
         UserWarning: If an erasure was trained on another model of the same architecture.
     """
-    family = family_for(pipe)
-    denoiser = family.denoiser
+    component, denoiser = _denoiser(pipe)
     adapter.check_denoiser(denoiser)
     there = adapter.adapter_names(denoiser)
     scales: dict[str, float] = {}
@@ -56,8 +57,8 @@ def stack(pipe: DiffusionPipeline, erasures: Mapping[Source, float]) -> dict[str
             scales[source] = scale
             continue
         erasure = _erasure(source)
-        _check_base(erasure, pipe, type(family).__name__)
-        adapter.check_fit(denoiser, erasure.provenance.component, dict(erasure.weights))
+        _check_base(erasure, pipe, component)
+        adapter.check_fit(denoiser, component, dict(erasure.weights))
         if erasure.name in there and _is_loaded(denoiser, erasure):
             scales[erasure.name] = scale
             continue
@@ -65,9 +66,16 @@ def stack(pipe: DiffusionPipeline, erasures: Mapping[Source, float]) -> dict[str
         if erasure.name in [other.name for other, _ in new]:
             raise ValueError(f"Two of the erasures are called {erasure.name!r}; apply one with name=... first.")
         new.append((erasure, scale))
-    for erasure, scale in new:
-        erasure.apply(pipe, scale)
-    adapter.activate(denoiser, scales)
+    loaded: list[Erasure] = []
+    try:
+        for erasure, scale in new:
+            erasure.apply(pipe, scale)
+            loaded.append(erasure)
+        adapter.activate(denoiser, scales)
+    except BaseException:
+        for erasure in loaded:
+            erasure.remove(pipe)
+        raise
     return adapter.active_scales(denoiser)
 
 
@@ -90,7 +98,7 @@ def merge(
     Raises:
         ValueError: If there is nothing to merge, the numbers differ, or layers do not fit.
     """
-    parts = [_erasure(source) for source in erasures]
+    parts = [_erasure(source) for source in _listed(erasures)]
     weights = [1.0] * len(parts) if weights is None else list(weights)
     if not parts or len(weights) != len(parts):
         raise ValueError(f"Give one or more erasures and as many weights; got {len(parts)} and {len(weights)}.")
@@ -198,47 +206,70 @@ def bake(
         ValueError: If an erasure does not fit the pipeline.
         FileExistsError: If the folder exists.
     """
-    scales = erasures if isinstance(erasures, Mapping) else dict.fromkeys(erasures, 1.0)
+    scales = erasures if isinstance(erasures, Mapping) else dict.fromkeys(_listed(erasures), 1.0)
+    if not scales:
+        raise ValueError("There is nothing to bake: give one or more erasures.")
     folder = None if save_to is None else Path(save_to)
     if folder is not None and folder.exists():
         raise FileExistsError(f"{folder} exists; give a new folder.")
-    family = family_for(pipe)
-    adapter.check_denoiser(family.denoiser)
+    component, original = _denoiser(pipe)
+    adapter.check_denoiser(original)
+    if any(hasattr(module, "_hf_hook") or hasattr(module, "_diffusers_hook") for module in original.modules()):
+        raise ValueError(
+            f"The {component} has hooks (offloading, caching), which a copy would share. Bake a pipeline without them: "
+            "load it anew, or call pipe.remove_all_hooks() where it is enable_model_cpu_offload's."
+        )
+    if folder is not None:
+        _check_saveable(pipe, component)
     parts = [(_erasure(source), scale) for source, scale in scales.items()]
     for erasure, _ in parts:
-        _check_base(erasure, pipe, type(family).__name__)
-        adapter.check_fit(family.denoiser, erasure.provenance.component, dict(erasure.weights))
-    denoiser = copy.deepcopy(family.denoiser)
+        _check_base(erasure, pipe, component)
+        adapter.check_fit(original, component, dict(erasure.weights))
+    denoiser = copy.deepcopy(original)
     if adapter.adapter_names(denoiser):
         denoiser.unload_lora()
     with torch.no_grad():
-        sums: dict[str, Tensor] = {}
-        for erasure, scale in parts:
-            for layer, (a, b) in erasure.layers().items():
-                product = scale * (b.flatten(1) @ a.flatten(1))
-                sums[layer] = sums[layer] + product if layer in sums else product
-        for layer, delta in sums.items():
+        # A layer at a time: all deltas together are as large as the model.
+        for layer in dict.fromkeys(layer for erasure, _ in parts for layer in erasure.layers()):
             weight = denoiser.get_submodule(layer).weight
-            weight.copy_(weight.float() + delta.to(weight.device).view_as(weight))
+            total = weight.float()
+            for erasure, scale in parts:
+                if layer in erasure.layers():
+                    a, b = (side.to(weight.device).flatten(1) for side in erasure.layers()[layer])
+                    total = total + scale * (b @ a).view_as(weight)
+            weight.copy_(total)
     baked: Any = copy.copy(pipe)
-    baked.register_modules(**{family.component: denoiser})
-    erased = [{"concepts": list(e.provenance.concepts), "name": e.name, "scale": scale} for e, scale in parts]
+    baked.register_modules(**{component: denoiser})
+    erased = [
+        *_erased_before(baked),
+        *({"concepts": list(e.provenance.concepts), "name": e.name, "scale": scale} for e, scale in parts),
+    ]
     baked.register_to_config(_erased=erased)
     if folder is not None:
         _save(baked, folder, hub.baked_card(adapter.model_name(pipe), erased))
     return baked
 
 
-def _save(pipe: Any, folder: Path, card: str) -> None:
-    """Write a pipeline whole or not at all."""
-    wrapped = [
-        name for name, model in pipe.components.items() if isinstance(model, nn.Module) and adapter.tuner_layers(model)
-    ]
+def _erased_before(pipe: Any) -> list[dict[str, Any]]:
+    """What is erased from the weights already: `from_pretrained` does not take it over from `model_index.json`."""
+    index = Path(str(pipe.config.get("_name_or_path"))) / "model_index.json"
+    stored = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
+    return list(pipe.config.get("_erased", stored.get("_erased", [])))
+
+
+def _check_saveable(pipe: Any, component: str) -> None:
+    """Refuse adapters on what is saved beside the denoiser."""
+    others = {name: model for name, model in pipe.components.items() if name != component}
+    wrapped = [name for name, model in others.items() if isinstance(model, nn.Module) and adapter.tuner_layers(model)]
     if wrapped:
         raise ValueError(
             f"{', '.join(wrapped)} of the pipeline has adapters, with which it would not load again. Call "
             "pipe.unload_lora_weights() first."
         )
+
+
+def _save(pipe: Any, folder: Path, card: str) -> None:
+    """Write a pipeline whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         inside = Path(temporary) / folder.name
@@ -259,10 +290,24 @@ def _is_loaded(denoiser: Any, erasure: Erasure) -> bool:
     )
 
 
-def _check_base(erasure: Erasure, pipe: Any, family: str) -> None:
+def _listed(sources: Any) -> list[Source]:
+    """Several, where one alone would be taken for its letters."""
+    return [sources] if isinstance(sources, Erasure | str | os.PathLike) else list(sources)
+
+
+def _denoiser(pipe: Any) -> tuple[str, Any]:
+    """Name and model of a pipeline's denoiser."""
+    for component in ("unet", "transformer"):
+        if component in pipe.components:
+            return component, unwrap_module(pipe.components[component])
+    raise ValueError(f"A {type(pipe).__name__} has neither a unet nor a transformer.")
+
+
+def _check_base(erasure: Erasure, pipe: Any, component: str) -> None:
     """Refuse another family, and say so where the model is another."""
     facts = erasure.provenance
-    if facts.family and facts.family != family:
+    family = next((family.__name__ for family in FAMILIES if family.handles(pipe)), facts.family)
+    if (facts.family, facts.component) != (family, component):
         raise ValueError(
             f"{erasure.name} was trained on a pipeline of {facts.family}, and this one is of {family}; train it here."
         )

@@ -163,6 +163,23 @@ def check_prompt(name: str, prompt: object) -> None:
         raise ValueError(f"{name} is empty: got {prompt!r}; give the words of a prompt.")
 
 
+def check_adapter_name(name: object) -> None:
+    """Refuse a name that no adapter can have, or no file be called by.
+
+    Raises:
+        TypeError: If it is no string.
+        ValueError: If it is blank, or has a dot or a slash.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"Adapter name {name!r} is no text.")
+    if not name.strip():
+        raise ValueError(f"Adapter name {name!r} is empty; give it a name such as 'no-cat'.")
+    if "." in name:
+        raise ValueError(f"Adapter name {name!r} has a dot, which PEFT cannot store; use {name.replace('.', '-')!r}.")
+    if set(name) & set("/\\\0"):
+        raise ValueError(f"Adapter name {name!r} has a slash, which a file's name cannot have.")
+
+
 def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, allowed))}.")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -23,7 +22,7 @@ from diffusers.utils.torch_utils import unwrap_module
 from torch import Tensor
 
 from . import adapter, hub
-from .config import ESDConfig
+from .config import ESDConfig, check_adapter_name
 from .files import HEADER_KEY, WEIGHTS_NAME, read_safetensors, to_kohya, write_safetensors
 
 JSON_NAME = "erasure.json"
@@ -86,6 +85,7 @@ class Erasure:
     provenance: Provenance
 
     def __post_init__(self) -> None:
+        check_adapter_name(self.name)
         object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
 
     @property
@@ -119,8 +119,7 @@ class Erasure:
             FileExistsError: If the folder holds something else.
         """
         folder = Path(folder)
-        if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / JSON_NAME).is_file()):
-            raise FileExistsError(f"{folder} holds something that is no erasure; give a new or an empty folder.")
+        check_folder(folder)
         is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f".{JSON_NAME}.{os.getpid()}.tmp"
@@ -166,7 +165,7 @@ class Erasure:
         if not hub.is_repo_id(repo_id):
             raise ValueError(f"{repo_id!r} is no repository's id; give 'user/name'.")
         shown = dict(pictures or {})
-        if shown and hub.is_explicit(self.provenance.concepts) and not explicit_pictures:
+        if shown and hub.is_explicit([*self.provenance.concepts, *shown]) and not explicit_pictures:
             warnings.warn(
                 f"The pictures are left out, because the concept is {', '.join(self.provenance.concepts)}; "
                 "explicit_pictures=True shows them.",
@@ -254,8 +253,6 @@ class Erasure:
         Raises:
             ValueError: Saying what is wrong.
         """
-        if not isinstance(self.name, str) or not self.name.strip() or re.search(r"[./\\\0]", self.name):
-            raise ValueError(f"the name {self.name!r} is none")
         if self.provenance.component not in ("unet", "transformer"):
             raise ValueError(f"the component {self.provenance.component!r} is none")
         sides = {key: key.rpartition(".lora_") for key in self.weights}
@@ -283,7 +280,7 @@ class Erasure:
             ValueError: If the name is in use or cannot be one, or if the weights do not fit the pipeline.
         """
         name = self.name if name is None else name
-        denoiser = self._denoiser(pipe)
+        denoiser = self.denoiser(pipe)
         adapter.check_denoiser(denoiser)
         adapter.check_name(denoiser, name)
         adapter.load(denoiser, self.provenance.component, dict(self.weights), name, scale)
@@ -298,9 +295,14 @@ class Erasure:
         Raises:
             ValueError: If no such adapter is on the pipeline.
         """
-        adapter.remove(self._denoiser(pipe), self.name if name is None else name)
+        adapter.remove(self.denoiser(pipe), self.name if name is None else name)
 
-    def _denoiser(self, pipe: Any) -> Any:
+    def denoiser(self, pipe: Any) -> Any:
+        """The model of a pipeline that the erasure is for.
+
+        Raises:
+            ValueError: If the pipeline has none.
+        """
         component = self.provenance.component
         if component not in pipe.components:
             raise ValueError(
@@ -308,3 +310,13 @@ class Erasure:
                 f"{', '.join(pipe.components)}."
             )
         return unwrap_module(pipe.components[component])
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder in which an erasure would be among other things.
+
+    Raises:
+        FileExistsError: If it holds something that is no erasure.
+    """
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / JSON_NAME).is_file()):
+        raise FileExistsError(f"{folder} holds something that is no erasure; give a new or an empty folder.")

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from .adapter import base_layers, check_fit, model_name
 from .compose import lower_rank, portable
-from .config import ESDConfig
+from .config import ESDConfig, check_adapter_name, check_prompt
 from .erasure import Erasure, Provenance
-from .families import family_for
+from .families import Family, family_for
 from .files import KOHYA, read_safetensors, to_kohya, write_safetensors
 from .groups import exactly
 
@@ -49,6 +49,8 @@ def export(erasure: Erasure, path: str | os.PathLike[str], *, kind: str = "kohya
     """
     if kind != "kohya":
         raise ValueError(f"kind={kind!r} is unknown; it must be 'kohya'.")
+    if Path(path).suffix != ".safetensors":
+        raise ValueError(f"{path} must end in .safetensors.")
     if erasure.provenance.component != "unet":
         raise ValueError(
             f"{erasure.name} is of a {erasure.provenance.component}, for which kohya's names are not settled; its own "
@@ -65,7 +67,13 @@ def export(erasure: Erasure, path: str | os.PathLike[str], *, kind: str = "kohya
 
 
 def import_erasure(
-    path: str | os.PathLike[str], pipe: DiffusionPipeline, *, concept: str, name: str | None = None, rank: int = 16
+    path: str | os.PathLike[str],
+    pipe: DiffusionPipeline,
+    *,
+    concept: str,
+    name: str | None = None,
+    rank: int = 16,
+    family: Family | None = None,
 ) -> Erasure:
     """Read what another tool has trained.
 
@@ -77,16 +85,22 @@ def import_erasure(
         concept: What it erases.
         name: Name of the erasure; `None` means the file's.
         rank: For full weights: rank of the adapter. `provenance.rank_error` says what it costs.
+        family: For a kind of pipeline the package does not know: its family.
 
     Raises:
-        ValueError: If the file is of neither kind, or does not fit the pipeline.
+        ValueError: If the file is of neither kind, does not fit the pipeline, or is more than a LoRA (DoRA).
 
     Warns:
         UserWarning: If the file changes what an adapter of the denoiser cannot carry: biases, norms, text encoders.
     """
     path = Path(path)
+    name = name or path.stem.replace(".", "-")
+    check_adapter_name(name)
+    check_prompt("concept", concept)
+    if rank < 1:
+        raise ValueError(f"rank={rank} is too small; it must be 1 or more.")
     _, weights = read_safetensors(path)
-    family = family_for(pipe)
+    family = family if family is not None else family_for(pipe)
     layers = base_layers(family.denoiser)
     error = 0.0
     if any(key.startswith(KOHYA) for key in weights):
@@ -122,7 +136,7 @@ def import_erasure(
         parts=((path.name, 1.0),),
         rank_error=error,
     )
-    return Erasure(name or path.stem.replace(".", "-"), portable_weights, ESDConfig(rank=width), provenance)
+    return Erasure(name, portable_weights, ESDConfig(rank=width), provenance)
 
 
 Layers = dict[str, tuple[Tensor, Tensor]]
@@ -136,22 +150,19 @@ def _of_kohya(weights: Mapping[str, Tensor], layers: list[str], config: Any) -> 
         from diffusers.loaders.lora_conversion_utils import _maybe_map_sgm_blocks_to_diffusers
 
         weights = _maybe_map_sgm_blocks_to_diffusers(dict(weights), config)
+    more = [key for key in weights if key.endswith((".dora_scale", ".lora_mid.weight"))]
+    if more:
+        raise ValueError(f"{more[0]!r} makes it more than a plain LoRA (DoRA or Tucker), which is not read.")
     found: Layers = {}
-    left: list[str] = []
+    used: set[str] = set()
     for key, up in weights.items():
         stem = key.removesuffix(".lora_up.weight")
-        if not key.endswith(".lora_up.weight"):
-            if not key.startswith(KOHYA):
-                left.append(key)
-            continue
-        down = weights.get(f"{stem}.lora_down.weight")
-        if stem not in names or down is None:
-            left.append(key)
-            continue
-        alpha = weights.get(f"{stem}.alpha")
-        scale = 1.0 if alpha is None else alpha.item() / len(down)
-        found[names[stem]] = (down.float(), scale * up.float())
-    return found, left
+        down, alpha = weights.get(f"{stem}.lora_down.weight"), weights.get(f"{stem}.alpha")
+        if stem != key and stem in names and down is not None:
+            scale = 1.0 if alpha is None else alpha.item() / len(down)
+            found[names[stem]] = (down.float(), scale * up.float())
+            used |= {key, f"{stem}.lora_down.weight", f"{stem}.alpha"}
+    return found, [key for key in weights if key not in used]
 
 
 def _of_full_weights(weights: Mapping[str, Tensor], layers: list[str], family: Any) -> tuple[Layers, list[str]]:
@@ -166,11 +177,13 @@ def _of_full_weights(weights: Mapping[str, Tensor], layers: list[str], family: A
             raise ValueError(
                 f"{key!r} of shape {tuple(value.shape)} is no weight of this pipeline's {family.component}."
             )
-        delta = value.float() - state[name].float().cpu()
+        base = state[name].cpu()
+        if torch.equal(value.to(base.dtype), base):
+            continue  # as it was, but for the type it is stored in
+        delta = value.float() - base.float()
         if layer not in layers:
-            if delta.any():
-                left.append(key)
-        elif delta.any():
+            left.append(key)
+        else:
             u, s, v = torch.linalg.svd(delta.flatten(1), full_matrices=False)
             found[layer] = (v.reshape(-1, *delta.shape[1:]), (u * s).reshape(*u.shape, *[1] * (delta.dim() - 2)))
     return found, left

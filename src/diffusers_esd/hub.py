@@ -9,10 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData, create_repo, hf_hub_download, upload_folder
-from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils._validators import validate_repo_id
 
 TAGS = ("diffusers", "lora", "concept-erasure", "esd", "text-to-image")
 _BEGIN, _END = "<!-- diffusers-esd: begin -->", "<!-- diffusers-esd: end -->"
+_OURS = ("base_model", "base_model_relation", "widget")
 _BARS = "▁▂▃▄▅▆▇█"
 _EXPLICIT = re.compile(
     r"\b(nud\w*|naked|nsfw|porn\w*|sex\w*|erotic\w*|genital\w*|gore\w*|blood\w*|violen\w*|suicid\w*)\b"
@@ -21,7 +30,11 @@ _EXPLICIT = re.compile(
 
 def is_repo_id(text: str) -> bool:
     """Whether a text can be the id of a repository, `user/name`."""
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", text) is not None and ".." not in text
+    try:
+        validate_repo_id(text)
+    except HFValidationError:
+        return False
+    return text.count("/") == 1
 
 
 def is_explicit(concepts: Sequence[str]) -> bool:
@@ -37,10 +50,16 @@ def download(repo_id: str, filename: str, *, token: str | bool | None, revision:
     """
     try:
         return Path(hf_hub_download(repo_id, filename, token=token, revision=revision))
+    except GatedRepoError as error:
+        raise FileNotFoundError(f"{repo_id!r} is gated: ask for access on its page, and log in.") from error
     except RepositoryNotFoundError as error:
         raise FileNotFoundError(
             f"There is neither a folder nor a repository {repo_id!r}; a private one needs a token."
         ) from error
+    except RevisionNotFoundError as error:
+        raise FileNotFoundError(f"The repository {repo_id!r} has no revision {revision!r}.") from error
+    except LocalEntryNotFoundError as error:
+        raise FileNotFoundError(f"There is no folder {repo_id!r}, and the Hub cannot be reached.") from error
     except EntryNotFoundError as error:
         raise FileNotFoundError(f"The repository {repo_id!r} has no {filename}: it holds no erasure.") from error
 
@@ -54,19 +73,31 @@ def upload(folder: Path, repo_id: str, *, private: bool | None, token: str | boo
     repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
     card = folder / "README.md"
     try:
-        there = Path(hf_hub_download(repo_id, "README.md", token=token)).read_text(encoding="utf-8")
+        found = hf_hub_download(repo_id, "README.md", token=token, force_download=True)
+        there = Path(found).read_text(encoding="utf-8")
+    except LocalEntryNotFoundError:
+        raise  # no connection is not the same as no card
     except EntryNotFoundError:
         there = None
     if there is not None:
         card.write_text(update_card(there, card.read_text(encoding="utf-8")), encoding="utf-8")
     ModelCard.load(card).validate(repo_type="model")
-    return str(upload_folder(repo_id=repo_id, folder_path=folder, token=token, commit_message=message))
+    return str(
+        upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            token=token,
+            commit_message=message,
+            delete_patterns=["images/*", "*.kohya.safetensors"],
+        )
+    )
 
 
 def update_card(there: str, new: str) -> str:
     """A card with our part and our metadata replaced, and all that others wrote in it kept."""
     old_card, new_card = ModelCard(there), ModelCard(new)
     old, ours_data = (dict(card.data.to_dict()) for card in (old_card, new_card))  # type: ignore[no-untyped-call]
+    old = {key: value for key, value in old.items() if key not in _OURS}
     data = {**old, **ours_data, "tags": list(dict.fromkeys([*old.get("tags", []), *ours_data["tags"]]))}
     ours = new_card.text[new_card.text.index(_BEGIN) : new_card.text.index(_END) + len(_END)]
     text = old_card.text
@@ -104,9 +135,10 @@ def card(
         **({"base_model": base, "base_model_relation": "adapter"} if is_repo_id(base) else {}),
         **({"widget": [{"text": t, "output": {"url": url}} for t, url in pictures.items()]} if pictures else {}),
     }
-    erased = [
-        ("concept", concepts),
-        ("base model", base),
+    trained = facts["iterations"] > 0 and not facts.get("parts")
+    how = "It was trained with diffusers-esd, after" if trained else "It was made with diffusers-esd; the method is"
+    erased = [("concept", concepts), ("base model", base)]
+    erased += [("layers", f"{facts['layers']}, rank {config['rank']}")] if not trained else [
         ("layers", f"`{config['group']}`, {facts['layers']} layers, rank {config['rank']}"),
         ("strength", f"`eta={config['eta']:g}`"),
         ("preserved", "the text encoder's vocabulary" if config["preserve"] == "vocabulary" else
@@ -125,7 +157,7 @@ def card(
         erased.append(("error of the rank", f"{facts['rank_error']:.1%}"))
     lines = [
         _BEGIN,
-        f"This adapter erases {concepts} from {base}. It was trained with diffusers-esd, after "
+        f"This adapter erases {concepts} from {base}. {how} "
         "[Erasing Concepts from Diffusion Models](https://arxiv.org/abs/2303.07345).",
         "",
         "| | |",
@@ -139,7 +171,7 @@ def card(
         "```python",
         "from diffusers import DiffusionPipeline",
         "",
-        f'pipe = DiffusionPipeline.from_pretrained("{base}")',
+        f'pipe = DiffusionPipeline.from_pretrained("{base}")' if is_repo_id(base) else "pipe = ...  # the base model",
         f'pipe.load_lora_weights("{repo_id}", adapter_name="{name}")',
         "```",
         "",

@@ -36,24 +36,26 @@ def preview(
         options: Further arguments of the pipeline's call, such as `num_inference_steps`.
     """
     erasures = [erasures] if isinstance(erasures, Erasure) else list(erasures)
+    if not erasures or not prompts or not scales or not seeds:
+        raise ValueError("Give one or more erasures, prompts, scales and seeds.")
     call: Any = pipe
-    denoiser = call.components[erasures[0].provenance.component]
-    there, before = adapter.adapter_names(denoiser), adapter.active_scales(denoiser)
-    rows: list[tuple[str, list[Image.Image]]] = [(f"{prompt}\nseed {seed}", []) for prompt in prompts for seed in seeds]
+    denoiser = erasures[0].denoiser(pipe)
+    there, user = adapter.adapter_names(denoiser), adapter.UserState(denoiser)
+    scaling = [(layer, dict(layer.scaling)) for layer in adapter.tuner_layers(denoiser)]
+    cells = [(prompt, seed) for prompt in prompts for seed in seeds]
+    rows: list[tuple[str, list[Image.Image]]] = [(f"{prompt}\nseed {seed}", []) for prompt, seed in cells]
     try:
         for scale in scales:
             stack(pipe, dict.fromkeys(erasures, scale))
-            for (_, pictures), (prompt, seed) in zip(rows, [(p, s) for p in prompts for s in seeds], strict=True):
+            for (_, pictures), (prompt, seed) in zip(rows, cells, strict=True):
                 pictures.append(call(prompt, generator=torch.Generator().manual_seed(seed), **options).images[0])
     finally:
-        for erasure in erasures:
-            if erasure.name not in there:
-                if erasure.name in adapter.adapter_names(denoiser):
-                    erasure.remove(pipe)
-            elif erasure.name in before:
-                adapter.activate(denoiser, {erasure.name: before[erasure.name]})
-            else:
-                adapter.deactivate(denoiser, erasure.name)
+        for name in adapter.adapter_names(denoiser):
+            if name not in there:
+                adapter.remove(denoiser, name)
+        user.restore()
+        for layer, before in scaling:
+            layer.scaling.update(before)
     return grid(rows, [f"scale {scale:g}" if scale else "base" for scale in scales], side)
 
 
