@@ -168,7 +168,8 @@ def test_the_card_says_what_there_is_to_say(erasure: Erasure) -> None:
     assert found.data.pipeline_tag == "text-to-image"
     assert found.data.to_dict()["widget"] == [{"text": "a cat", "output": {"url": "images/00.png"}}]
     for words in (
-        "This adapter erases “a cat” from someone/model.", "`esd-u`", "`eta=1`", "8 iterations of 1", "<Gallery />",
+        "This adapter erases “a cat” from someone/model.", "| group | `esd-u` |", "`eta=1`", "8 iterations of 1",
+        "<Gallery />",
         "| gone |", f'pipe.load_lora_weights("{REPO}", adapter_name="no-a-cat")', f'stack(pipe, {{"{REPO}": 1.0}})',
         "`no-cat.kohya.safetensors`", "A LoRA can be detached", "attacks may bring a concept back",
         "licence of the base",

@@ -21,6 +21,32 @@ from huggingface_hub.utils._validators import validate_repo_id
 
 TAGS = ("diffusers", "lora", "concept-erasure", "esd", "text-to-image")
 _BEGIN, _END = "<!-- diffusers-esd: begin -->", "<!-- diffusers-esd: end -->"
+_PAPER = "[Erasing Concepts from Diffusion Models](https://arxiv.org/abs/2303.07345)"
+_USE = """
+## Use it
+
+```python
+from diffusers import DiffusionPipeline
+
+pipe = {pipeline}
+pipe.load_lora_weights("{repo_id}", adapter_name="{name}")
+```
+
+Beside others, each with a scale (1 is the erasure as trained, 0 the base model):
+
+```python
+from diffusers_esd import stack
+
+stack(pipe, {{"{repo_id}": 1.0}})
+```
+"""
+_LIMITS = """## Limits
+
+- A LoRA can be detached: it serves those who want the erasure, and does not hold against those who do not.
+  `diffusers_esd.bake` writes it into the weights.
+- Erasure is seldom complete. Other words, other languages and attacks may bring a concept back.
+- What lies near the concept may have changed. Compare with the base model.
+- The licence of the base model goes for what is made of it."""
 _OURS = ("base_model", "base_model_relation", "widget")
 _BARS = "▁▂▃▄▅▆▇█"
 _EXPLICIT = re.compile(
@@ -125,7 +151,7 @@ def card(
         pictures: File names by prompt.
         evaluation: A table in Markdown of what is gone and what stayed.
     """
-    config, facts, name = values["config"], values["provenance"], values["name"]
+    facts, name = values["provenance"], values["name"]
     concepts = ", ".join(f"“{concept}”" for concept in facts["concepts"])
     base = facts["base_model"]
     data = {
@@ -135,69 +161,53 @@ def card(
         **({"base_model": base, "base_model_relation": "adapter"} if is_repo_id(base) else {}),
         **({"widget": [{"text": t, "output": {"url": url}} for t, url in pictures.items()]} if pictures else {}),
     }
-    trained = facts["iterations"] > 0 and not facts.get("parts")
-    how = "It was trained with diffusers-esd, after" if trained else "It was made with diffusers-esd; the method is"
-    erased = [("concept", concepts), ("base model", base)]
-    erased += [("layers", f"{facts['layers']}, rank {config['rank']}")] if not trained else [
-        ("layers", f"`{config['group']}`, {facts['layers']} layers, rank {config['rank']}"),
-        ("strength", f"`eta={config['eta']:g}`"),
-        ("preserved", "the text encoder's vocabulary" if config["preserve"] == "vocabulary" else
-         ", ".join(config["preserve"]) or "nothing"),
-        ("training", f"{facts['iterations']} iterations of {config['batch_size']}, {facts['seconds']:.0f} s, "
-         f"learning rate {config['learning_rate']:g}" + ("" if facts["complete"] else "; interrupted")),
-    ]  # fmt: skip
-    if facts["alignment"] is not None:
-        erased.append(
-            ("alignment", f"{facts['alignment']:.2f} (1 intact, 0 as without the words, {-config['eta']:g} target)")
-        )
-        erased.append(("its course", f"`{curve([aligned for _, aligned in facts['history']])}`"))
-    if facts.get("parts"):
-        erased.append(("made of", ", ".join(f"{part} x {weight:g}" for part, weight in facts["parts"])))
-    if facts.get("rank_error"):
-        erased.append(("error of the rank", f"{facts['rank_error']:.1%}"))
+    pipeline = f'DiffusionPipeline.from_pretrained("{base}")' if is_repo_id(base) else "...  # the base model"
+    tools = f"For ComfyUI, Forge or A1111 put `{kohya}` among the LoRAs and load it at strength 1."
+    how = "trained with diffusers-esd, after" if _is_trained(facts) else "made with diffusers-esd; the method is"
     lines = [
         _BEGIN,
-        f"This adapter erases {concepts} from {base}. {how} "
-        "[Erasing Concepts from Diffusion Models](https://arxiv.org/abs/2303.07345).",
-        "",
-        "| | |",
-        "|---|---|",
-        *[f"| {key} | {value} |" for key, value in erased],
-        "",
-        *(["<Gallery />", ""] if pictures else []),
-        *(["## What is gone and what stayed", "", evaluation, ""] if evaluation else []),
-        "## Use it",
-        "",
-        "```python",
-        "from diffusers import DiffusionPipeline",
-        "",
-        f'pipe = DiffusionPipeline.from_pretrained("{base}")' if is_repo_id(base) else "pipe = ...  # the base model",
-        f'pipe.load_lora_weights("{repo_id}", adapter_name="{name}")',
-        "```",
-        "",
-        "Beside others, each with a scale (1 is the erasure as trained, 0 the base model):",
-        "",
-        "```python",
-        "from diffusers_esd import stack",
-        "",
-        f'stack(pipe, {{"{repo_id}": 1.0}})',
-        "```",
-        "",
-        *(
-            [f"For ComfyUI, Forge or A1111 put `{kohya}` among the LoRAs and load it at strength 1.", ""]
-            if kohya
-            else []
-        ),
-        "## Limits",
-        "",
-        "- A LoRA can be detached: it serves those who want the erasure, and does not hold against those who do not. "
-        "`diffusers_esd.bake` writes it into the weights.",
-        "- Erasure is seldom complete. Other words, other languages and attacks may bring a concept back.",
-        "- What lies near the concept may have changed. Compare with the base model.",
-        "- The licence of the base model goes for what is made of it.",
+        f"This adapter erases {concepts} from {base}. It was {how} {_PAPER}.",
+        "\n| | |\n|---|---|",
+        *[f"| {key} | {value} |" for key, value in _facts(values["config"], facts).items()],
+        *(["\n<Gallery />"] if pictures else []),
+        *([f"\n## What is gone and what stayed\n\n{evaluation}"] if evaluation else []),
+        _USE.format(pipeline=pipeline, repo_id=repo_id, name=name),
+        *([tools, ""] if kohya else []),
+        _LIMITS,
         _END,
     ]
     return _document(data, f"\n# {name}\n\n" + "\n".join(lines) + "\n")
+
+
+def _is_trained(facts: Mapping[str, Any]) -> bool:
+    """Whether an erasure was trained here, not imported or merged."""
+    return facts["iterations"] > 0 and not facts.get("parts")
+
+
+def _facts(config: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, str]:
+    """The card's table: only what is true of this erasure."""
+    found = {
+        "concept": ", ".join(facts["concepts"]),
+        "base model": facts["base_model"],
+        "layers": f"{facts['layers']}, rank {config['rank']}",
+    }
+    if _is_trained(facts):
+        kept = "the text encoder's vocabulary" if config["preserve"] == "vocabulary" else ", ".join(config["preserve"])
+        found |= {
+            "group": f"`{config['group']}`",
+            "strength": f"`eta={config['eta']:g}`",
+            "preserved": kept or "nothing",
+            "training": f"{facts['iterations']} iterations of {config['batch_size']}, {facts['seconds']:.0f} s, "
+            f"learning rate {config['learning_rate']:g}" + ("" if facts["complete"] else "; interrupted"),
+        }
+    if facts["alignment"] is not None:
+        found["alignment"] = f"{facts['alignment']:.2f} (1 intact, 0 as without the words, {-config['eta']:g} target)"
+        found["its course"] = f"`{curve([aligned for _, aligned in facts['history']])}`"
+    if facts.get("parts"):
+        found["made of"] = ", ".join(f"{part} x {weight:g}" for part, weight in facts["parts"])
+    if facts.get("rank_error"):
+        found["error of the rank"] = f"{facts['rank_error']:.1%}"
+    return found
 
 
 def baked_card(base: str, erased: Sequence[Mapping[str, Any]]) -> str:
@@ -215,8 +225,7 @@ def baked_card(base: str, erased: Sequence[Mapping[str, Any]]) -> str:
     }
     rows = [f"| {', '.join(part['concepts'])} | {part['name']} | {part['scale']:g} |" for part in erased]
     lines = [
-        f"{base} with concepts erased from its weights by diffusers-esd, after "
-        "[Erasing Concepts from Diffusion Models](https://arxiv.org/abs/2303.07345).",
+        f"{base} with concepts erased from its weights by diffusers-esd, after {_PAPER}.",
         "",
         "| concept | erasure | scale |",
         "|---|---|---|",
