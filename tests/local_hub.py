@@ -1,4 +1,4 @@
-"""A hub on this machine: the endpoints that `huggingface_hub` uses for small files, over HTTP on loopback."""
+"""A hub of our own: the endpoints that `huggingface_hub` uses for small files, over HTTP on loopback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Erasures on a hub: the real client against a hub on this machine."""
+"""Erasures on a hub: the real client against a hub of our own."""
 
 from __future__ import annotations
 
