@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import published
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,7 +16,9 @@ from test_teacher import prediction
 from tiny import tiny_flux, tiny_pipeline, tiny_xl
 
 from diffusers_esd import Erasure, ESDTrainer, export, import_erasure
+from diffusers_esd.adapter import base_layers
 from diffusers_esd.families import family_for
+from diffusers_esd.formats import _of_kohya
 
 QUICK: dict[str, Any] = {"num_inference_steps": 5, "iterations": 3, "rank": 2, "learning_rate": 1e-2, "preserve": ()}
 
@@ -166,3 +169,39 @@ def test_full_weights_that_a_half_precision_base_only_rounds_are_no_change(tmp_p
             warnings.simplefilter("error")
             erasure = import_erasure(tmp_path / "esd.safetensors", tiny_pipeline().to(dtype), concept="a cat")
         assert list(erasure.layers()) == ["conv_in"]
+
+
+def test_sdxl_in_the_names_of_its_first_code_is_read() -> None:
+    """sd-scripts writes SDXL's blocks as Stability's own code calls them."""
+    denoiser = published.MODELS["SDXL"].build()
+    names = {
+        "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k": (
+            "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
+        ),
+        "lora_unet_middle_block_1_transformer_blocks_9_attn1_to_out_0": (
+            "mid_block.attentions.0.transformer_blocks.9.attn1.to_out.0"
+        ),
+        "lora_unet_output_blocks_5_1_transformer_blocks_1_ff_net_2": (
+            "up_blocks.1.attentions.2.transformer_blocks.1.ff.net.2"
+        ),
+    }
+    names |= {
+        "lora_unet_input_blocks_0_0": "conv_in",
+        "lora_unet_input_blocks_3_0_op": "down_blocks.0.downsamplers.0.conv",
+        "lora_unet_input_blocks_4_0_in_layers_2": "down_blocks.1.resnets.0.conv1",
+        "lora_unet_input_blocks_4_0_skip_connection": "down_blocks.1.resnets.0.conv_shortcut",
+        "lora_unet_middle_block_2_emb_layers_1": "mid_block.resnets.1.time_emb_proj",
+        "lora_unet_output_blocks_2_2_conv": "up_blocks.0.upsamplers.0.conv",
+        "lora_unet_time_embed_2": "time_embedding.linear_2",
+        "lora_unet_label_emb_0_0": "add_embedding.linear_1",
+        "lora_unet_out_2": "conv_out",
+    }
+    weights = {}
+    for i, stem in enumerate(names):
+        weights[f"{stem}.lora_down.weight"] = torch.full((1, 2), float(i))
+        weights[f"{stem}.lora_up.weight"] = torch.ones(2, 1)
+        weights[f"{stem}.alpha"] = torch.tensor(1.0)
+    found, left = _of_kohya(weights, base_layers(denoiser), denoiser.config)
+    expected = {name: float(i) for i, name in enumerate(names.values())}
+    assert {layer: a[0, 0].item() for layer, (a, _) in found.items()} == expected
+    assert left == []

@@ -142,6 +142,31 @@ def import_erasure(
 Layers = dict[str, tuple[Tensor, Tensor]]
 
 
+# What diffusers' renumbering of the blocks leaves to rename, in this order.
+_SGM = (
+    ("input_blocks_0_0", "conv_in"),
+    ("unet_out_2", "unet_conv_out"),
+    ("input_blocks", "down_blocks"),
+    ("middle_block", "mid_block"),
+    ("output_blocks", "up_blocks"),
+    ("in_layers_2", "conv1"),
+    ("out_layers_3", "conv2"),
+    ("emb_layers_1", "time_emb_proj"),
+    ("skip_connection", "conv_shortcut"),
+    ("downsamplers_0_op", "downsamplers_0_conv"),
+    ("time_embed_0", "time_embedding_linear_1"),
+    ("time_embed_2", "time_embedding_linear_2"),
+    ("label_emb_0_0", "add_embedding_linear_1"),
+    ("label_emb_0_2", "add_embedding_linear_2"),
+)
+
+
+def _of_sgm(key: str) -> str:
+    for theirs, ours in _SGM:
+        key = key.replace(theirs, ours)
+    return key
+
+
 def _of_kohya(weights: Mapping[str, Tensor], layers: list[str], config: Any) -> tuple[Layers, list[str]]:
     """A and B by layer, and the keys that are none of the denoiser's."""
     names = {KOHYA + layer.replace(".", "_"): layer for layer in layers}
@@ -149,7 +174,7 @@ def _of_kohya(weights: Mapping[str, Tensor], layers: list[str], config: Any) -> 
         # The names of Stability's own code, which sd-scripts uses for SDXL.
         from diffusers.loaders.lora_conversion_utils import _maybe_map_sgm_blocks_to_diffusers
 
-        weights = _maybe_map_sgm_blocks_to_diffusers(dict(weights), config)
+        weights = {_of_sgm(k): v for k, v in _maybe_map_sgm_blocks_to_diffusers(dict(weights), config).items()}
     more = [key for key in weights if key.endswith((".dora_scale", ".lora_mid.weight"))]
     if more:
         raise ValueError(f"{more[0]!r} makes it more than a plain LoRA (DoRA or Tucker), which is not read.")
