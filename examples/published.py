@@ -27,8 +27,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
-from diffusers_esd.adapter import Adapter, base_layers
+from diffusers_esd.adapter import Adapter
 from diffusers_esd.config import Group
+from diffusers_esd.denoiser import base_layers
 from diffusers_esd.families import FAMILIES
 from diffusers_esd.groups import Selection, select
 

@@ -13,7 +13,8 @@ from tiny import tiny_aura_flow, tiny_flux, tiny_pipeline, tiny_sd3, tiny_xl
 from torch import Tensor
 
 from diffusers_esd import ESDTrainer, vocabulary
-from diffusers_esd.adapter import Adapter, base_layers, evaluation
+from diffusers_esd.adapter import Adapter
+from diffusers_esd.denoiser import base_layers, evaluation
 from diffusers_esd.families import Family, StableDiffusionXL, family_for
 from diffusers_esd.groups import select
 from diffusers_esd.networks import Networks

@@ -16,7 +16,7 @@ from test_teacher import prediction
 from tiny import tiny_flux, tiny_pipeline, tiny_xl
 
 from diffusers_esd import Erasure, ESDTrainer, export, import_erasure
-from diffusers_esd.adapter import base_layers
+from diffusers_esd.denoiser import base_layers
 from diffusers_esd.families import family_for
 from diffusers_esd.formats import _of_kohya
 

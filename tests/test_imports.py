@@ -16,7 +16,7 @@ ROOT = Path(diffusers_esd.__file__).parent
 # Lowest first. A module may import those of earlier rows; within a family, its base.
 LAYERS: list[set[str]] = [
     {"config", "objective", "files", "hub"},
-    {"groups"},
+    {"groups", "denoiser"},
     {"adapter", "families.base"},
     {"families.schedules"},
     {"families.stable_diffusion", "families.stable_diffusion_3", "families.flux", "families.aura_flow"},

@@ -17,7 +17,8 @@ from peft import LoraConfig, get_peft_model_state_dict
 from tiny import tiny_pipeline
 
 from diffusers_esd import ESDTrainer
-from diffusers_esd.adapter import Adapter, base_layers
+from diffusers_esd.adapter import Adapter
+from diffusers_esd.denoiser import base_layers
 from diffusers_esd.families import family_for
 from diffusers_esd.groups import select
 from diffusers_esd.networks import Networks

@@ -12,7 +12,8 @@ from tiny import latents, style_adapter, tiny_pipeline
 from torch import Tensor
 
 from diffusers_esd import ESDTrainer, Progress
-from diffusers_esd.adapter import Adapter, base_layers, tuner_layers
+from diffusers_esd.adapter import Adapter
+from diffusers_esd.denoiser import base_layers, tuner_layers
 from diffusers_esd.groups import select
 
 QUICK: dict[str, Any] = {"num_inference_steps": 5, "iterations": 12, "rank": 2, "learning_rate": 1e-2, "preserve": ()}

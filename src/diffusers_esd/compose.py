@@ -22,6 +22,7 @@ from diffusers.utils.torch_utils import unwrap_module
 from torch import Tensor, nn
 
 from . import adapter, hub
+from .denoiser import adapter_names, check_denoiser, check_name, model_name, tuner_layers
 from .erasure import Erasure
 from .families import FAMILIES
 from .groups import exactly
@@ -48,8 +49,8 @@ def stack(pipe: DiffusionPipeline, erasures: Mapping[Source, float]) -> dict[str
         UserWarning: If an erasure was trained on another model of the same architecture.
     """
     component, denoiser = _denoiser(pipe)
-    adapter.check_denoiser(denoiser)
-    there = adapter.adapter_names(denoiser)
+    check_denoiser(denoiser)
+    there = adapter_names(denoiser)
     scales: dict[str, float] = {}
     new: list[tuple[Erasure, float]] = []
     for source, scale in erasures.items():
@@ -62,7 +63,7 @@ def stack(pipe: DiffusionPipeline, erasures: Mapping[Source, float]) -> dict[str
         if erasure.name in there and _is_loaded(denoiser, erasure):
             scales[erasure.name] = scale
             continue
-        adapter.check_name(denoiser, erasure.name)
+        check_name(denoiser, erasure.name)
         if erasure.name in [other.name for other, _ in new]:
             raise ValueError(f"Two of the erasures are called {erasure.name!r}; apply one with name=... first.")
         new.append((erasure, scale))
@@ -213,7 +214,7 @@ def bake(
     if folder is not None and folder.exists():
         raise FileExistsError(f"{folder} exists; give a new folder.")
     component, original = _denoiser(pipe)
-    adapter.check_denoiser(original)
+    check_denoiser(original)
     if any(hasattr(module, "_hf_hook") or hasattr(module, "_diffusers_hook") for module in original.modules()):
         raise ValueError(
             f"The {component} has hooks (offloading, caching), which a copy would share. Bake a pipeline without them: "
@@ -226,7 +227,7 @@ def bake(
         _check_base(erasure, pipe, component)
         adapter.check_fit(original, component, dict(erasure.weights))
     denoiser = copy.deepcopy(original)
-    if adapter.adapter_names(denoiser):
+    if adapter_names(denoiser):
         denoiser.unload_lora()
     with torch.no_grad():
         # A layer at a time: all deltas together are as large as the model.
@@ -246,7 +247,7 @@ def bake(
     ]
     baked.register_to_config(_erased=erased)
     if folder is not None:
-        _save(baked, folder, hub.baked_card(adapter.model_name(pipe), erased))
+        _save(baked, folder, hub.baked_card(model_name(pipe), erased))
     return baked
 
 
@@ -260,7 +261,7 @@ def _erased_before(pipe: Any) -> list[dict[str, Any]]:
 def _check_saveable(pipe: Any, component: str) -> None:
     """Refuse adapters on what is saved beside the denoiser."""
     others = {name: model for name, model in pipe.components.items() if name != component}
-    wrapped = [name for name, model in others.items() if isinstance(model, nn.Module) and adapter.tuner_layers(model)]
+    wrapped = [name for name, model in others.items() if isinstance(model, nn.Module) and tuner_layers(model)]
     if wrapped:
         raise ValueError(
             f"{', '.join(wrapped)} of the pipeline has adapters, with which it would not load again. Call "
@@ -311,7 +312,7 @@ def _check_base(erasure: Erasure, pipe: Any, component: str) -> None:
         raise ValueError(
             f"{erasure.name} was trained on a pipeline of {facts.family}, and this one is of {family}; train it here."
         )
-    model = adapter.model_name(pipe)
+    model = model_name(pipe)
     if facts.base_model and facts.base_model != model:
         warnings.warn(
             f"{erasure.name} was trained on {facts.base_model}, and this pipeline is {model}. Where one is a fine-tune "

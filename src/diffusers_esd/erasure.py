@@ -23,6 +23,7 @@ from torch import Tensor
 
 from . import adapter, hub
 from .config import ESDConfig, check_adapter_name
+from .denoiser import check_denoiser, check_name
 from .files import HEADER_KEY, WEIGHTS_NAME, read_safetensors, to_kohya, write_safetensors
 
 JSON_NAME = "erasure.json"
@@ -281,8 +282,8 @@ class Erasure:
         """
         name = self.name if name is None else name
         denoiser = self.denoiser(pipe)
-        adapter.check_denoiser(denoiser)
-        adapter.check_name(denoiser, name)
+        check_denoiser(denoiser)
+        check_name(denoiser, name)
         adapter.load(denoiser, self.provenance.component, dict(self.weights), name, scale)
 
     def remove(self, pipe: DiffusionPipeline, name: str | None = None) -> None:

@@ -17,9 +17,10 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from .adapter import base_layers, check_fit, model_name
+from .adapter import check_fit
 from .compose import lower_rank, portable
 from .config import ESDConfig, check_adapter_name, check_prompt
+from .denoiser import base_layers, model_name
 from .erasure import Erasure, Provenance
 from .families import Family, family_for
 from .files import KOHYA, read_safetensors, to_kohya, write_safetensors

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from . import adapter
 from .compose import stack
+from .denoiser import UserState, adapter_names, tuner_layers
 from .erasure import Erasure
 
 
@@ -40,8 +41,8 @@ def preview(
         raise ValueError("Give one or more erasures, prompts, scales and seeds.")
     call: Any = pipe
     denoiser = erasures[0].denoiser(pipe)
-    there, user = adapter.adapter_names(denoiser), adapter.UserState(denoiser)
-    scaling = [(layer, dict(layer.scaling)) for layer in adapter.tuner_layers(denoiser)]
+    there, user = adapter_names(denoiser), UserState(denoiser)
+    scaling = [(layer, dict(layer.scaling)) for layer in tuner_layers(denoiser)]
     cells = [(prompt, seed) for prompt in prompts for seed in seeds]
     rows: list[tuple[str, list[Image.Image]]] = [(f"{prompt}\nseed {seed}", []) for prompt, seed in cells]
     try:
@@ -50,7 +51,7 @@ def preview(
             for (_, pictures), (prompt, seed) in zip(rows, cells, strict=True):
                 pictures.append(call(prompt, generator=torch.Generator().manual_seed(seed), **options).images[0])
     finally:
-        for name in adapter.adapter_names(denoiser):
+        for name in adapter_names(denoiser):
             if name not in there:
                 adapter.remove(denoiser, name)
         user.restore()

@@ -17,8 +17,9 @@ import torch
 from diffusers import DiffusionPipeline
 
 from . import vocabulary
-from .adapter import Adapter, adapter_names, base_layers, check_denoiser, check_name, evaluation, resident, without
+from .adapter import Adapter
 from .config import ESDConfig, check_prompt
+from .denoiser import adapter_names, base_layers, check_denoiser, check_name, evaluation, resident, without
 from .erasure import Erasure
 from .families import Family, family_for
 from .groups import Selection, select

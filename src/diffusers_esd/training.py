@@ -27,8 +27,9 @@ from diffusers.utils.torch_utils import unwrap_module
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .adapter import Adapter, model_name
+from .adapter import Adapter
 from .config import ESDConfig
+from .denoiser import model_name
 from .erasure import Provenance
 from .families import Family
 from .networks import Networks
