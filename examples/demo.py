@@ -45,7 +45,7 @@ def main() -> None:
     judge = Judge.from_pretrained()
 
     cat = ESDTrainer(load(), **settings("esd-u")).erase("a cat")
-    mono = ESDTrainer(load(), **settings("esd-x")).erase("art in mono style", name="no-mono")
+    mono = ESDTrainer(load(), **settings("esd-x", style=True)).erase("art in mono style", name="no-mono")
     cat.save_pretrained(output / "no-a-cat")
     mono.save_pretrained(output / "no-mono")
 

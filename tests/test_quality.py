@@ -82,7 +82,7 @@ _KEPT: dict[str, float] = {}
 def check_style(style: str, judge: Judge, record: Any) -> Erasure:
     """Erase a style with ESD-x and hold it to what the documentation promises."""
     pipe, pairs = load(), some_pairs(2)
-    erasure = ESDTrainer(pipe, **settings("esd-x")).erase(f"art in {style} style")
+    erasure = ESDTrainer(pipe, **settings("esd-x", style=True)).erase(f"art in {style} style")
     before, after = base_rates(judge, pairs), rates(pipe, judge, pairs, seed=SEED)
     kept = after.object() / before.object()
     record(f"{style}_erased", round(after.style(style), 3))

@@ -13,9 +13,9 @@ from diffusers_esd.config import Group
 _COMMON: dict[str, Any] = {"num_inference_steps": 25, "batch_size": 4, "learning_rate": 1e-3}
 
 
-def settings(group: Group) -> dict[str, Any]:
-    """Fields of `ESDConfig` for this model: train until the concept is reached, then stop."""
-    enough = -0.2 if group == "esd-u" else -0.05
+def settings(group: Group, *, style: bool = False) -> dict[str, Any]:
+    """Fields of `ESDConfig` for this model: train until the concept is reached, then stop. A style takes longer."""
+    enough = -0.2 if group == "esd-u" or style else -0.05
     return {**_COMMON, "group": group, "rank": 4, "iterations": 240, "stop_at_alignment": enough}
 
 
