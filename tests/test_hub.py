@@ -218,6 +218,7 @@ def test_pictures_of_explicit_concepts_are_left_out_unless_asked_for(
     explicit.push_to_hub(REPO, pictures=pictures, explicit_pictures=True)
     erasure.push_to_hub(REPO, pictures=pictures)
     assert uploaded == [set(), {"00.png"}, {"00.png"}]
+    assert is_explicit(["nsfw_content"])
     assert not is_explicit(["a cat", "Van Gogh"])
     with pytest.raises(ValueError, match=r"^'no-cat' is no repository's id; give 'user/name'.$"):
         erasure.push_to_hub("no-cat")

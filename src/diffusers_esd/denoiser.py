@@ -55,7 +55,8 @@ def check_denoiser(denoiser: Denoiser) -> None:
     """Refuse a denoiser that an adapter cannot be trained on.
 
     Raises:
-        ValueError: If a LoRA is fused or switched off, if weights are in eight bits, or if they are not in memory.
+        ValueError: If a LoRA is fused or switched off, projections are fused, an IP-Adapter is loaded, or weights are
+            quantised, in float8 or not in memory.
     """
     layers = tuner_layers(denoiser)
     if any(layer.merged for layer in layers):

@@ -50,7 +50,7 @@ _LIMITS = """## Limits
 _OURS = ("base_model", "base_model_relation", "widget")
 _BARS = "▁▂▃▄▅▆▇█"
 _EXPLICIT = re.compile(
-    r"\b(nud\w*|naked|nsfw|porn\w*|sex\w*|erotic\w*|genital\w*|gore\w*|blood\w*|violen\w*|suicid\w*)\b"
+    r"(?<![a-z])(nud\w*|naked|nsfw|porn\w*|sex\w*|erotic\w*|genital\w*|gore\w*|blood\w*|violen\w*|suicid\w*)(?![a-z])"
 )
 
 

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .families import Conditioning, Family
-from .vocabulary import encode
+from .vocabulary import in_batches
 
 TEXT_STRENGTH = 3e-4
 """Strength on text states; smaller shrinks more. Measured on emoji_sd, as the next two."""
@@ -41,7 +41,7 @@ _EMPTY_SHARE = 0.1  # of the text moments: the empty prompt guides every picture
 _STEPS = 6
 _TRAJECTORIES = 128
 _CONCEPT_TRAJECTORIES = 16
-_BATCH = 16  # prompts, and pictures at most
+_BATCH = 16  # pictures at most
 _POSITIONS = 16384  # of latents, in a batch of pictures: 16 of 32 x 32, 1 of 128 x 128
 _ROWS = 16  # inputs of a layer per sample that enter its moment
 _WIDEST = 6144  # a moment is d x d; wider layers are left out
@@ -121,21 +121,6 @@ def null_space(
     Raises:
         ValueError: If no layer can tell the concept from what is preserved.
     """
-    # Hooks on every layer would have compiled code compiled again for each, if it took notice of them at all.
-    with torch.compiler.set_stance("force_eager"):
-        return _null_space(family, names, concept, preserved, rank, shape, guidance_scale, generator)
-
-
-def _null_space(
-    family: Family,
-    names: Sequence[str],
-    concept: Sequence[str],
-    preserved: Sequence[str],
-    rank: int,
-    shape: tuple[int, ...],
-    guidance_scale: float,
-    generator: torch.Generator,
-) -> NullSpace:
     family.prepare(_STEPS, shape, guidance_scale)
     names = [name for name in names if _width(family.denoiser.get_submodule(name)) <= _WIDEST]
     probe = _Moments(family, names, generator)
@@ -184,8 +169,8 @@ def _text_moment(family: Family, prompts: Sequence[str], empty_share: float = _E
 
     def moment(prompts: Sequence[str]) -> Tensor:
         total, count = torch.zeros(()), 0
-        for start in range(0, len(prompts), _BATCH):
-            h = encode(family, prompts[start : start + _BATCH]).flatten(0, 1)
+        for states in in_batches(family, prompts):
+            h = states.flatten(0, 1)
             total, count = total.to(h) + h.T @ h, count + len(h)
         return total / count
 

@@ -35,6 +35,9 @@ def preview(
         seeds: Of the noise, the same in every column.
         side: Pixels of a picture's side in the grid.
         options: Further arguments of the pipeline's call, such as `num_inference_steps`.
+
+    Raises:
+        ValueError: If there is nothing to draw, or an erasure does not fit the pipeline.
     """
     erasures = [erasures] if isinstance(erasures, Erasure) else list(erasures)
     if not erasures or not prompts or not scales or not seeds:

@@ -169,7 +169,8 @@ class ESDTrainer:
         generator = torch.Generator().manual_seed(self.config.seed + 3)
         words = vocabulary.words(self.family.tokenizer)
         prompts = [vocabulary.in_contexts(c, words, _CONTEXTS, generator) for c in self._student_prompts(concepts)]
-        with evaluation(self.family.denoiser):
+        # Hooks on every layer would have compiled code compiled again for each, if it took notice of them at all.
+        with evaluation(self.family.denoiser), torch.compiler.set_stance("force_eager"):
             return null_space(
                 self.family,
                 selection.confinable().names,

@@ -73,21 +73,19 @@ def nearness(family: Family, known: Sequence[str], concepts: Sequence[str]) -> T
     for article in ("", "a "):
         prompts = [article + word for word in known]
         # Twice in small batches, not once and kept: of T5's states there would be gigabytes.
-        mean = torch.stack([states.sum(0) for states in _in_batches(family, prompts)]).sum(0) / len(prompts)
-        targets = functional.normalize(encode(family, list(concepts)).flatten(1) - mean)
-        centred = (states - mean for states in _in_batches(family, prompts))
+        mean = torch.stack([states.sum(0) for states in in_batches(family, prompts)]).sum(0) / len(prompts)
+        targets = functional.normalize((encode(family, concepts) - mean).flatten(1))
+        centred = ((states - mean).flatten(1) for states in in_batches(family, prompts))
         found.append(torch.cat([states @ targets.T / states.norm(dim=1, keepdim=True) for states in centred]))
     return torch.stack(found).amax((0, 2)).cpu()
 
 
-def _in_batches(family: Family, prompts: Sequence[str]) -> Iterator[Tensor]:
-    """Token states, (batch, tokens * width), float32."""
+def in_batches(family: Family, prompts: Sequence[str]) -> Iterator[Tensor]:
+    """Token states of N prompts, (batch, tokens, width) at a time, float32."""
     for start in range(0, len(prompts), _BATCH):
-        yield family.encode(prompts[start : start + _BATCH])[family.text].float().flatten(1)
+        yield family.encode(prompts[start : start + _BATCH])[family.text].float()
 
 
-@torch.no_grad()
 def encode(family: Family, prompts: Sequence[str]) -> Tensor:
-    """Token states of N prompts, (N, tokens, width), float32, encoded in small batches."""
-    parts = [family.encode(prompts[i : i + _BATCH])[family.text].float() for i in range(0, len(prompts), _BATCH)]
-    return torch.cat(parts)
+    """Token states of N prompts, (N, tokens, width), float32."""
+    return torch.cat(list(in_batches(family, prompts)))

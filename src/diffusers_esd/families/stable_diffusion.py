@@ -80,6 +80,5 @@ class StableDiffusionXL(DiffusionFamily):
         told = (*(self.original_size or (height, width)), *self.crops_coords_top_left, height, width)
         time_ids = torch.tensor([told], device=x_t.device, dtype=x_t.dtype).expand(len(x_t), -1)
         added = {"text_embeds": conditioning["text_embeds"], "time_ids": time_ids}
-        return self.denoiser(x_t, t, conditioning["encoder_hidden_states"], added_cond_kwargs=added, return_dict=False)[
-            0
-        ]
+        states = conditioning["encoder_hidden_states"]
+        return self.denoiser(x_t, t, states, added_cond_kwargs=added, return_dict=False)[0]
