@@ -1,7 +1,7 @@
 """`diffusers-esd`: the package from a shell. Parsing and messages; what is done is done elsewhere.
 
-The options of a training are the fields of `ESDConfig`, with their documentation. PyTorch is imported when a command
-needs it, so that `--help` and `info` answer at once.
+The options of a training are the fields of `ESDConfig` and `RunConfig`, with their documentation. PyTorch is imported
+when a command needs it, so that `--help` and `info` answer at once.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from .config import ESDConfig
+from .run import RunConfig
 
 _MODEL = "folder or Hub id of a pipeline"
 _ERASURE = "folder, file or Hub id of an erasure"
+_LABELS = {"left_out": "left_out, layers by reason", "leaks": "leaks, the largest"}
 _SCALED = f"{_ERASURE}, with its scale: no-cat=0.8; 1 by default"
 
 
@@ -64,7 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     with_model(erase)
     erase.add_argument("concept", nargs="+", help="the concept in words, or several erased together")
     erase.add_argument("--name", help="of the adapter")
-    _add_fields(erase.add_argument_group("training, the fields of ESDConfig"))
+    _add_fields(erase.add_argument_group("what is learned, the fields of ESDConfig"), ESDConfig)
+    _add_fields(erase.add_argument_group("how it runs, the fields of RunConfig"), RunConfig)
 
     preview = command("preview", _preview, "draw with an erasure at several strengths", output="picture to write")
     with_model(preview)
@@ -106,30 +109,31 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_fields(group: Any) -> None:
-    """An option for each field of `ESDConfig`, with its documentation."""
-    text = (ESDConfig.__doc__ or "").partition("Attributes:")[2]
+def _add_fields(group: Any, kind: type) -> None:
+    """An option for each field of a configuration, with its documentation."""
+    text = (kind.__doc__ or "").partition("Attributes:")[2]
     described = dict(re.findall(r"^ {8}(\w+): (.*?)(?=^ {8}\w+: |\Z)", text, re.MULTILINE | re.DOTALL))
-    types = get_type_hints(ESDConfig)
-    for field in fields(ESDConfig):
-        kinds = get_args(types[field.name]) or (types[field.name],)
+    types = get_type_hints(kind)
+    for field in fields(kind):
+        allowed = get_args(types[field.name]) or (types[field.name],)
         options: dict[str, Any] = {"help": " ".join(described[field.name].split()).replace("%", "%%")}
         if field.name == "preserve":
             options |= {"nargs": "*", "metavar": "PROMPT"}
-        elif kinds == (bool,):
+        elif allowed == (bool,):
             options["action"] = argparse.BooleanOptionalAction
-        elif all(isinstance(kind, str) for kind in kinds):
-            options["choices"] = kinds
+        elif all(isinstance(value, str) for value in allowed):
+            options["choices"] = allowed
         else:
-            options["type"] = next(kind for kind in kinds if kind is not type(None))
+            options["type"] = next(t for t in allowed if isinstance(t, type) and t is not type(None))
         group.add_argument("--" + field.name.replace("_", "-"), default=argparse.SUPPRESS, **options)
 
 
-def _config(options: argparse.Namespace) -> ESDConfig:
-    values = {field.name: getattr(options, field.name) for field in fields(ESDConfig) if hasattr(options, field.name)}
+def _given(options: argparse.Namespace, kind: type) -> dict[str, Any]:
+    """The fields of a configuration that were given."""
+    values = {field.name: getattr(options, field.name) for field in fields(kind) if hasattr(options, field.name)}
     if values.get("preserve") == ["vocabulary"]:
         values["preserve"] = "vocabulary"
-    return ESDConfig.from_dict(values)
+    return values
 
 
 def _pipeline(options: argparse.Namespace, *, exact: bool = False) -> Any:
@@ -138,8 +142,13 @@ def _pipeline(options: argparse.Namespace, *, exact: bool = False) -> Any:
     from diffusers import DiffusionPipeline
 
     if exact:
-        dtype = getattr(torch, options.dtype) if options.dtype else "auto"
-        return DiffusionPipeline.from_pretrained(options.model, dtype=dtype).to(options.device or "cpu")
+        from .files import stored_dtypes
+
+        local = Path(options.model)
+        folder = local if local.is_dir() or options.dtype else Path(DiffusionPipeline.download(options.model))
+        # from_pretrained does not take dtype="auto", and loads in float32 without a dtype.
+        dtypes = getattr(torch, options.dtype) if options.dtype else {"default": torch.float32, **stored_dtypes(folder)}
+        return DiffusionPipeline.from_pretrained(options.model, dtype=dtypes).to(options.device or "cpu")
     best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     device = options.device or best
     half = "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float16"
@@ -164,12 +173,12 @@ def _scaled(texts: Sequence[str]) -> dict[Any, float]:
 
 
 def _erase(options: argparse.Namespace) -> None:
-    config = _config(options)
+    config, run = ESDConfig(**_given(options, ESDConfig)), RunConfig(**_given(options, RunConfig))
     from .erasure import check_folder
     from .trainer import ESDTrainer
 
     check_folder(options.output)
-    erasure = ESDTrainer(_pipeline(options), config).erase(options.concept, name=options.name)
+    erasure = ESDTrainer(_pipeline(options), config, run=run).erase(options.concept, name=options.name)
     print(erasure.save_pretrained(options.output))
     if not erasure.provenance.complete:
         raise KeyboardInterrupt
@@ -239,6 +248,7 @@ def _push(options: argparse.Namespace) -> None:
 def _info(options: argparse.Namespace) -> None:
     from . import hub
     from .files import HEADER_KEY, WEIGHTS_NAME, read_header
+    from .provenance import read_record
 
     file = Path(options.erasure)
     if file.is_dir():
@@ -247,18 +257,26 @@ def _info(options: argparse.Namespace) -> None:
         file = hub.download(options.erasure, WEIGHTS_NAME, token=None, revision=None)
     header = read_header(file)
     if HEADER_KEY not in header:
-        raise ValueError(f"{file} holds no erasure: its header has no {HEADER_KEY!r}.")
+        raise ValueError(f"{file} is not an erasure: {HEADER_KEY!r} is missing in its header.")
     try:
-        values = json.loads(header[HEADER_KEY])
-        facts = values["provenance"]
-        history = [float(aligned) for _, aligned in facts.pop("history")]
-        lines = {"name": values["name"], **facts, **values["config"]}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} is damaged ({error!r}); fetch it again.") from error
-    for name, value in lines.items():
-        print(f"{json.dumps(name)[1:-1]}: {json.dumps(value, ensure_ascii=False)}")
+        record = json.loads(header[HEADER_KEY])
+        name, config, provenance = read_record(record)
+        history = hub.curve([aligned for _, aligned in provenance.history])
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged or of a newer version ({error}); fetch it again.") from error
+    lines = {
+        "name": name,
+        "rank": record.get("rank"),
+        **provenance.to_dict(),
+        **({} if config is None else config.to_dict()),
+    }
+    lines |= {"left_out": {reason: len(names) for reason, names in provenance.left_out.items()}}
+    lines |= {"leaks": max(provenance.leaks.values(), default=None)}
+    for key, value in lines.items():
+        if key != "history" and value not in (None, "", (), {}):
+            print(f"{_LABELS.get(key, key)}: {json.dumps(value, ensure_ascii=False)}")
     if history:
-        print(f"alignment, from first to last: {hub.curve(history)}")
+        print(f"alignment, from first to last: {history}")
 
 
 if __name__ == "__main__":

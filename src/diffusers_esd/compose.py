@@ -1,34 +1,29 @@
-"""Several erasures on one pipeline: active together, merged into one, or baked into the weights.
-
-A LoRA layer adds B A to a weight. Several add the sum of their products; the product of sums, which comes of adding
-factors, is something else. Merging therefore concatenates: [B1 B2] [A1; A2] = B1 A1 + B2 A2.
-"""
+"""Several erasures on one pipeline: active together, merged into one, or baked into the weights."""
 
 from __future__ import annotations
 
 import copy
 import json
 import os
+import stat
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.utils.torch_utils import unwrap_module
-from torch import Tensor, nn
+from torch import nn
 
 from . import adapter, hub
 from .denoiser import adapter_names, check_denoiser, check_name, model_name, tuner_layers
 from .erasure import Erasure
-from .families import FAMILIES
 from .groups import exactly
-
-Source = Erasure | str | os.PathLike[str]
-"""An erasure, the folder or file of one, or the id of its repository."""
+from .products import lower_rank, portable, summed
+from .provenance import Provenance, bounded_name, package_versions
+from .scales import check_scale
+from .sources import Source, check_base, denoiser_of, is_same_base, listed, name_beside, read
 
 
 def stack(pipe: DiffusionPipeline, erasures: Mapping[Source, float]) -> dict[str, float]:
@@ -43,34 +38,40 @@ def stack(pipe: DiffusionPipeline, erasures: Mapping[Source, float]) -> dict[str
         All active adapters and their scales, those of the user included.
 
     Raises:
-        ValueError: If an erasure does not fit the pipeline, or another adapter has its name. Nothing is loaded then.
+        TypeError: If `erasures` is not a mapping, or a scale is not a number.
+        ValueError: If a scale is not finite, an erasure does not fit the pipeline, or another adapter has its name.
+            Nothing is loaded then.
 
     Warns:
-        UserWarning: If an erasure was trained on another model of the same architecture.
+        UserWarning: If an erasure was trained on another model of the same architecture, or a scale is negative.
     """
-    component, denoiser = _denoiser(pipe)
-    check_denoiser(denoiser)
-    there = adapter_names(denoiser)
-    scales: dict[str, float] = {}
-    new: list[tuple[Erasure, float]] = []
+    if not isinstance(erasures, Mapping):
+        raise TypeError(f"`erasures` must map erasures to scales, such as {{erasure: 1.0}}; got {erasures!r}.")
+    checked: dict[Source, float] = {}
     for source, scale in erasures.items():
-        if isinstance(source, str) and source in there:
+        checked[source] = check_scale("scale", scale)
+    component, denoiser = denoiser_of(pipe)
+    check_denoiser(denoiser)
+    present = adapter_names(denoiser)
+    scales: dict[str, float] = {}
+    new: list[Erasure] = []
+    for source, scale in checked.items():
+        if isinstance(source, str) and source in present:
             scales[source] = scale
             continue
-        erasure = _erasure(source)
-        _check_base(erasure, pipe, component)
+        erasure = read(source)
+        check_base(erasure, pipe, component)
         adapter.check_fit(denoiser, component, dict(erasure.weights))
-        if erasure.name in there and _is_loaded(denoiser, erasure):
-            scales[erasure.name] = scale
-            continue
-        check_name(denoiser, erasure.name)
-        if erasure.name in [other.name for other, _ in new]:
-            raise ValueError(f"Two of the erasures are called {erasure.name!r}; apply one with name=... first.")
-        new.append((erasure, scale))
+        if erasure.name not in present or not _is_loaded(denoiser, erasure):
+            check_name(denoiser, erasure.name)
+            if erasure.name in [other.name for other in new]:
+                raise ValueError(f"Two of the erasures are called {erasure.name!r}; apply one with name=... first.")
+            new.append(erasure)
+        scales[erasure.name] = scale
     loaded: list[Erasure] = []
     try:
-        for erasure, scale in new:
-            erasure.apply(pipe, scale)
+        for erasure in new:
+            adapter.load(denoiser, component, dict(erasure.weights), erasure.name, scales[erasure.name])
             loaded.append(erasure)
         adapter.activate(denoiser, scales)
     except BaseException:
@@ -82,7 +83,7 @@ def stack(pipe: DiffusionPipeline, erasures: Mapping[Source, float]) -> dict[str
 
 def merge(
     erasures: Sequence[Source],
-    weights: Sequence[float] | None = None,
+    scales: Sequence[float] | None = None,
     *,
     rank: int | None = None,
     name: str | None = None,
@@ -91,99 +92,75 @@ def merge(
 
     Args:
         erasures: What to merge, all of the same architecture.
-        weights: Their scales; all 1 by default.
+        scales: Their scales; all 1 by default.
         rank: Rank of the result. `None` is exact: the sum of their ranks. A lower one is the best approximation of that
             rank in each layer (the singular value decomposition of the sum); `provenance.rank_error` has its error.
         name: Name of the result; `None` joins theirs.
 
     Raises:
-        ValueError: If there is nothing to merge, the numbers differ, or layers do not fit.
+        TypeError: If a scale is not a number.
+        ValueError: If there is nothing to merge, the numbers differ, a scale is not finite, or layers do not fit.
+
+    Warns:
+        UserWarning: If the erasures were trained on different models of the same architecture, or a scale is negative.
     """
-    parts = [_erasure(source) for source in _listed(erasures)]
-    weights = [1.0] * len(parts) if weights is None else list(weights)
-    if not parts or len(weights) != len(parts):
-        raise ValueError(f"Give one or more erasures and as many weights; got {len(parts)} and {len(weights)}.")
+    sources = listed(erasures)
+    given = [1.0] * len(sources) if scales is None else list(scales)
+    if not sources or len(given) != len(sources):
+        raise ValueError(f"Give one or more erasures and as many scales; got {len(sources)} and {len(given)}.")
+    checked: list[float] = []
+    for scale in given:
+        checked.append(check_scale("scales", scale))
     if rank is not None and rank < 1:
         raise ValueError(f"rank={rank} is too small; it must be 1 or more.")
+    parts = [read(source) for source in sources]
     if len({(part.provenance.family, part.provenance.component) for part in parts}) > 1:
         raise ValueError(f"The erasures are of different families: {[part.provenance.family for part in parts]}.")
-    factors: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    for part, weight in zip(parts, weights, strict=True):
-        for layer, (a, b) in part.layers().items():
-            factors.setdefault(layer, []).append((a, weight * b))
-    for layer, pairs in factors.items():
-        shapes = {(a.shape[1:], b.shape[0]) for a, b in pairs}
-        if len(shapes) > 1:
-            raise ValueError(f"The erasures are of different architectures: layer {layer!r} has {sorted(shapes)}.")
-    summed = {
-        layer: (torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs], 1))
-        for layer, pairs in factors.items()
-    }
-    width = max(len(a) for a, _ in summed.values())
-    error = 0.0
+    for part in parts[1:]:
+        if not is_same_base(parts[0].provenance, part.provenance):
+            warnings.warn(
+                f"{parts[0].name} was trained on {parts[0].provenance.base_model}, and {part.name} on "
+                f"{name_beside(part.provenance, parts[0].provenance)}. Where one is a fine-tune of the other an "
+                "erasure mostly holds; look at pictures.",
+                stacklevel=2,
+            )
+    layers = summed([(part.layers(), scale) for part, scale in zip(parts, checked, strict=True)])
+    width, error = max(len(a) for a, _ in layers.values()), 0.0
     if rank is not None and rank < width:
-        summed, error = lower_rank(summed, rank)
+        layers, error = lower_rank(layers, rank)
         width = rank
-    first, component = parts[0], parts[0].provenance.component
-    provenance = replace(
-        first.provenance,
-        concepts=tuple(concept for part in parts for concept in part.provenance.concepts),
-        pattern=exactly(summed),
-        layers=len(summed),
-        iterations=sum(part.provenance.iterations for part in parts),
-        alignment=None,
-        seconds=sum(part.provenance.seconds for part in parts),
-        evaluations={
-            key: sum(part.provenance.evaluations.get(key, 0) for part in parts) for key in first.provenance.evaluations
-        },
-        complete=all(part.provenance.complete for part in parts),
-        history=(),
-        parts=tuple((part.name, weight) for part, weight in zip(parts, weights, strict=True)),
-        rank_error=error,
-    )
+    component = parts[0].provenance.component
+    provenance = _merged([part.provenance for part in parts]) | {
+        "pattern": exactly(layers),
+        "layers": len(layers),
+        "parts": tuple((part.name, scale) for part, scale in zip(parts, checked, strict=True)),
+        "rank_error": error,
+    }
     return Erasure(
-        name or "-".join(part.name for part in parts),
-        portable(summed, component, width),
-        replace(first.config, rank=width, lora_alpha=None),
-        provenance,
+        bounded_name("-".join(part.name for part in parts)) if name is None else name,
+        portable(layers, component, width),
+        None,
+        Provenance(**provenance),
     )
 
 
-def lower_rank(
-    layers: Mapping[str, tuple[Tensor, Tensor]], rank: int
-) -> tuple[dict[str, tuple[Tensor, Tensor]], float]:
-    """The best approximation of each layer's product at a rank, and the relative error of all together.
-
-    Args:
-        layers: A, (r, d, ...), and B, (out, r, ...), by layer.
-        rank: Of the result.
-    """
-    found: dict[str, tuple[Tensor, Tensor]] = {}
-    lost = total = 0.0
-    for layer, (a, b) in layers.items():
-        # The product's singular values are those of a small matrix: B A = Qb (Rb Ra') Qa'.
-        qa, ra = torch.linalg.qr(a.flatten(1).T.double())
-        qb, rb = torch.linalg.qr(b.flatten(1).double())
-        u, s, v = torch.linalg.svd(rb @ ra.T, full_matrices=False)
-        root = s[:rank].sqrt()
-        down, up = (root[:, None] * v[:rank]) @ qa.T, qb @ (u[:, :rank] * root)
-        found[layer] = (
-            down.float().reshape(len(root), *a.shape[1:]),
-            up.float().reshape(b.shape[0], len(root), *b.shape[2:]),
-        )
-        lost += s[rank:].square().sum().item()
-        total += s.square().sum().item()
-    return found, (lost / total) ** 0.5 if total else 0.0
-
-
-def portable(layers: Mapping[str, tuple[Tensor, Tensor]], component: str, rank: int) -> dict[str, Tensor]:
-    """Weights by portable key, every layer at the same rank: the rows and columns added are zeros."""
-    weights = {}
-    for layer, (a, b) in layers.items():
-        more = rank - len(a)
-        weights[f"{component}.{layer}.lora_A.weight"] = torch.cat([a, a.new_zeros(more, *a.shape[1:])])
-        weights[f"{component}.{layer}.lora_B.weight"] = torch.cat([b, b.new_zeros(b.shape[0], more, *b.shape[2:])], 1)
-    return {key: weight.contiguous() for key, weight in weights.items()}
+def _merged(parts: Sequence[Provenance]) -> dict[str, Any]:
+    """The fields of a merged erasure's provenance that follow from those of its parts."""
+    fingerprints = {part.base_fingerprint for part in parts}
+    kinds = dict.fromkeys(kind for part in parts for kind in part.evaluations)
+    return {
+        "origin": "merged",
+        "concepts": tuple(dict.fromkeys(concept for part in parts for concept in part.concepts)),
+        "base_model": " and ".join(dict.fromkeys(part.base_model for part in parts)),
+        "base_fingerprint": fingerprints.pop() if len(fingerprints) == 1 else "",
+        "family": parts[0].family,
+        "component": parts[0].component,
+        "versions": package_versions(),
+        "iterations": sum(part.iterations for part in parts),
+        "seconds": sum(part.seconds for part in parts),
+        "evaluations": {kind: sum(part.evaluations.get(kind, 0) for part in parts) for kind in kinds},
+        "complete": all(part.complete for part in parts),
+    }
 
 
 def bake(
@@ -204,16 +181,23 @@ def bake(
         the type of the weights.
 
     Raises:
-        ValueError: If an erasure does not fit the pipeline.
+        TypeError: If a scale is not a number.
+        ValueError: If a scale is not finite, or an erasure does not fit the pipeline.
         FileExistsError: If the folder exists.
+
+    Warns:
+        UserWarning: If an erasure was trained on another model of the same architecture, or a scale is negative.
     """
-    scales = erasures if isinstance(erasures, Mapping) else dict.fromkeys(_listed(erasures), 1.0)
+    given = erasures if isinstance(erasures, Mapping) else dict.fromkeys(listed(erasures), 1.0)
+    scales: dict[Source, float] = {}
+    for source, scale in given.items():
+        scales[source] = check_scale("scale", scale)
     if not scales:
         raise ValueError("There is nothing to bake: give one or more erasures.")
     folder = None if save_to is None else Path(save_to)
     if folder is not None and folder.exists():
         raise FileExistsError(f"{folder} exists; give a new folder.")
-    component, original = _denoiser(pipe)
+    component, original = denoiser_of(pipe)
     check_denoiser(original)
     if any(hasattr(module, "_hf_hook") or hasattr(module, "_diffusers_hook") for module in original.modules()):
         raise ValueError(
@@ -222,9 +206,9 @@ def bake(
         )
     if folder is not None:
         _check_saveable(pipe, component)
-    parts = [(_erasure(source), scale) for source, scale in scales.items()]
+    parts = [(read(source), scale) for source, scale in scales.items()]
     for erasure, _ in parts:
-        _check_base(erasure, pipe, component)
+        check_base(erasure, pipe, component)
         adapter.check_fit(original, component, dict(erasure.weights))
     denoiser = copy.deepcopy(original)
     if adapter_names(denoiser):
@@ -275,12 +259,14 @@ def _save(pipe: Any, folder: Path, card: str) -> None:
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         inside = Path(temporary) / folder.name
         pipe.save_pretrained(inside)
-        (inside / "README.md").write_text(card, encoding="utf-8")
+        readme = inside / "README.md"
+        readme.write_text(card, encoding="utf-8")
+        # safetensors makes files that only their owner can read; a file of Python's has the mode that the umask gives.
+        mode = stat.S_IMODE(readme.stat().st_mode)
+        for path in inside.rglob("*"):
+            if path.is_file():
+                path.chmod(mode)
         inside.replace(folder)
-
-
-def _erasure(source: Source) -> Erasure:
-    return source if isinstance(source, Erasure) else Erasure.from_pretrained(source)
 
 
 def _is_loaded(denoiser: Any, erasure: Erasure) -> bool:
@@ -289,33 +275,3 @@ def _is_loaded(denoiser: Any, erasure: Erasure) -> bool:
     return found.keys() == erasure.weights.keys() and all(
         torch.equal(value, erasure.weights[key].to(value.dtype)) for key, value in found.items()
     )
-
-
-def _listed(sources: Any) -> list[Source]:
-    """Several, where one alone would be taken for its letters."""
-    return [sources] if isinstance(sources, Erasure | str | os.PathLike) else list(sources)
-
-
-def _denoiser(pipe: Any) -> tuple[str, Any]:
-    """Name and model of a pipeline's denoiser."""
-    for component in ("unet", "transformer"):
-        if component in pipe.components:
-            return component, unwrap_module(pipe.components[component])
-    raise ValueError(f"A {type(pipe).__name__} has neither a unet nor a transformer.")
-
-
-def _check_base(erasure: Erasure, pipe: Any, component: str) -> None:
-    """Refuse another family, and say so where the model is another."""
-    facts = erasure.provenance
-    family = next((family.__name__ for family in FAMILIES if family.handles(pipe)), facts.family)
-    if (facts.family, facts.component) != (family, component):
-        raise ValueError(
-            f"{erasure.name} was trained on a pipeline of {facts.family}, and this one is of {family}; train it here."
-        )
-    model = model_name(pipe)
-    if facts.base_model and facts.base_model != model:
-        warnings.warn(
-            f"{erasure.name} was trained on {facts.base_model}, and this pipeline is {model}. Where one is a fine-tune "
-            "of the other an erasure mostly holds; look at pictures.",
-            stacklevel=3,
-        )

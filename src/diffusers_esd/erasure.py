@@ -11,7 +11,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
@@ -24,75 +24,57 @@ from torch import Tensor
 from . import adapter, hub
 from .config import ESDConfig, check_adapter_name
 from .denoiser import check_denoiser, check_name
-from .files import HEADER_KEY, WEIGHTS_NAME, read_safetensors, to_kohya, write_safetensors
+from .files import HEADER_KEY, WEIGHTS_NAME, read_safetensors, write_safetensors
+from .kohya import to_kohya
+from .provenance import Provenance, read_record
+from .scales import check_scale
+
+__all__ = ["JSON_NAME", "Erasure", "Provenance", "check_folder", "check_scale"]
 
 JSON_NAME = "erasure.json"
 
 
-@dataclass(frozen=True)
-class Provenance:
-    """What an erasure was trained on and how it went.
-
-    Attributes:
-        concepts: The erased concepts.
-        base_model: Hub id or local name of the pipeline's model.
-        family: Name of the family's class.
-        component: The denoiser's name in the pipeline.
-        pattern: Regular expression of the layers, as PEFT reads it.
-        layers: How many layers carry the adapter.
-        versions: Versions of the packages.
-        iterations: Optimiser updates that were made.
-        alignment: Smoothed alignment at the end: 1 is intact, `-eta` the target.
-        seconds: Time the training took.
-        evaluations: Samples the denoiser evaluated, by `"no_grad"` and `"grad"`.
-        complete: `False` if the training was interrupted.
-        history: Loss and alignment of each iteration.
-        parts: Of a merged erasure: the names of what it was merged from, and their weights.
-        rank_error: Relative error of the best approximation at this rank, where the weights are one: the root of the
-            squared differences of all layers' products, over that of the products.
-    """
-
-    concepts: tuple[str, ...]
-    base_model: str
-    family: str
-    component: str
-    pattern: str
-    layers: int
-    versions: dict[str, str]
-    iterations: int
-    alignment: float | None
-    seconds: float
-    evaluations: dict[str, int]
-    complete: bool
-    history: tuple[tuple[float, float], ...]
-    parts: tuple[tuple[str, float], ...] = ()
-    rank_error: float = 0.0
-
-
 @dataclass(frozen=True, eq=False)
 class Erasure:
-    """A trained erasure.
+    """An erasure: the weights of an adapter, and where they come from.
+
+    It can be copied, pickled and sent to another process.
 
     Attributes:
         name: Default name of the adapter on a pipeline.
         weights: Tensors by portable key, float32, on the CPU.
-        config: The configuration it was trained with.
-        provenance: What it was trained on and how it went.
+        config: The configuration it was trained with; `None` for a merged or imported one.
+        provenance: Where it comes from and what its training came to.
     """
 
     name: str
     weights: Mapping[str, Tensor]
-    config: ESDConfig
+    config: ESDConfig | None
     provenance: Provenance
 
     def __post_init__(self) -> None:
         check_adapter_name(self.name)
         object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A MappingProxyType can be neither pickled nor copied.
+        return type(self), (self.name, dict(self.weights), self.config, self.provenance)
+
+    def __repr__(self) -> str:
+        origin, group = self.provenance.origin, f" {self.config.group!r}" if self.config is not None else ""
+        alignment = "unknown" if self.provenance.alignment is None else f"{self.provenance.alignment:.2f}"
+        shown = {
+            "name": repr(self.name),
+            "concepts": ", ".join(map(repr, self.provenance.concepts)),
+            "base": repr(self.provenance.base_model),
+            "weights": f"{origin}{group}, {self.provenance.layers} layers, rank {self.rank}, alignment {alignment}",
+        }
+        return "Erasure(\n" + "".join(f"  {key}: {_shortened(text)}\n" for key, text in shown.items()) + ")"
+
     @property
     def rank(self) -> int:
         """Rank in every layer."""
-        return self.config.rank
+        return max((len(weight) for key, weight in self.weights.items() if key.endswith(".lora_A.weight")), default=0)
 
     def layers(self) -> dict[str, tuple[Tensor, Tensor]]:
         """A and B of each layer by module name; the product of both, as matrices, is what is added to the weight."""
@@ -105,7 +87,8 @@ class Erasure:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the weights, as JSON types."""
-        return {"name": self.name, "config": self.config.to_dict(), "provenance": asdict(self.provenance)}
+        config = None if self.config is None else self.config.to_dict()
+        return {"name": self.name, "rank": self.rank, "config": config, "provenance": self.provenance.to_dict()}
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Write the weights and `erasure.json`, each whole or not at all.
@@ -161,10 +144,10 @@ class Erasure:
             The commit's address.
 
         Raises:
-            ValueError: If `repo_id` is none.
+            ValueError: If `repo_id` cannot be the id of a repository.
         """
         if not hub.is_repo_id(repo_id):
-            raise ValueError(f"{repo_id!r} is no repository's id; give 'user/name'.")
+            raise ValueError(f"`repo_id` must be 'user/name', got {repo_id!r}.")
         shown = dict(pictures or {})
         if shown and hub.is_explicit([*self.provenance.concepts, *shown]) and not explicit_pictures:
             warnings.warn(
@@ -217,7 +200,7 @@ class Erasure:
 
         Raises:
             FileNotFoundError: If there is no such file or repository.
-            ValueError: If it is no safetensors file, is damaged, or holds no erasure.
+            ValueError: If it is not a safetensors file, is damaged, or is not an erasure.
         """
         file = Path(path)
         if file.is_dir():
@@ -229,45 +212,41 @@ class Erasure:
         header, weights = read_safetensors(file)
         if HEADER_KEY not in header:
             raise ValueError(
-                f"{file} holds no erasure: its header has no {HEADER_KEY!r}. A LoRA of another kind loads with "
+                f"{file} is not an erasure: {HEADER_KEY!r} is missing in its header. A LoRA of another kind loads with "
                 "pipe.load_lora_weights(...)."
             )
         try:
-            erasure = cls._from_dict(json.loads(header[HEADER_KEY]), weights)
-            erasure._check()
+            record = json.loads(header[HEADER_KEY])
+            name, config, provenance = read_record(record)
+            erasure = cls(name, weights, config, provenance)
+            erasure._check(record.get("rank", erasure.rank))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"{file} is damaged or of a newer version ({error}); fetch it again.") from error
         return erasure
 
-    @classmethod
-    def _from_dict(cls, values: dict[str, Any], weights: dict[str, Tensor]) -> Erasure:
-        known = {field.name for field in fields(Provenance)}
-        provenance = {key: value for key, value in values["provenance"].items() if key in known}
-        provenance["concepts"] = tuple(map(str, provenance["concepts"]))
-        for name in ("history", "parts"):
-            provenance[name] = tuple((first, second) for first, second in provenance.get(name, ()))
-        return cls(values["name"], weights, ESDConfig.from_dict(values["config"]), Provenance(**provenance))
+    def _check(self, rank: int) -> None:
+        """Refuse what `save_pretrained` cannot have written.
 
-    def _check(self) -> None:
-        """Refuse what no `save_pretrained` has written.
+        Args:
+            rank: What the file says it is.
 
         Raises:
             ValueError: Saying what is wrong.
         """
-        if self.provenance.component not in ("unet", "transformer"):
-            raise ValueError(f"the component {self.provenance.component!r} is none")
-        sides = {key: key.rpartition(".lora_") for key in self.weights}
-        layers = {stem for stem, _, _ in sides.values()}
+        component = self.provenance.component
+        if component not in ("unet", "transformer"):
+            raise ValueError(f"the component is {component!r}, expected 'unet' or 'transformer'")
+        layers = {key.rpartition(".lora_")[0] for key in self.weights}
         expected = {f"{layer}.lora_{side}.weight" for layer in layers for side in "AB"}
         if not layers or set(self.weights) != expected:
             raise ValueError("its keys are not those of an adapter")
         for key, value in self.weights.items():
-            if not key.startswith(f"{self.provenance.component}."):
-                raise ValueError(f"{key!r} is of another component")
+            if not key.startswith(f"{component}."):
+                raise ValueError(f"{key!r} belongs to another component than {component}")
             if value.dim() not in (2, 4) or not value.is_floating_point():
                 raise ValueError(f"{key!r} is {value.dtype} of {value.dim()} dimensions")
-            if value.shape[0 if ".lora_A." in key else 1] != self.rank:
-                raise ValueError(f"{key!r} has shape {tuple(value.shape)}, and the rank is {self.rank}")
+            if value.shape[0 if ".lora_A." in key else 1] != rank:
+                raise ValueError(f"{key!r} has shape {tuple(value.shape)}, and the rank is {rank}")
 
     def apply(self, pipe: DiffusionPipeline, scale: float = 1.0, name: str | None = None) -> None:
         """Load onto a pipeline and activate, beside whatever is active.
@@ -278,8 +257,14 @@ class Erasure:
             name: Name of the adapter; `None` means `self.name`.
 
         Raises:
-            ValueError: If the name is in use or cannot be one, or if the weights do not fit the pipeline.
+            TypeError: If the scale is not a number.
+            ValueError: If the scale is not finite, the name is in use or cannot be one, or if the weights do not fit
+                the pipeline.
+
+        Warns:
+            UserWarning: If the scale is negative.
         """
+        scale = check_scale("scale", scale)
         name = self.name if name is None else name
         denoiser = self.denoiser(pipe)
         check_denoiser(denoiser)
@@ -317,7 +302,11 @@ def check_folder(folder: Path) -> None:
     """Refuse a folder in which an erasure would be among other things.
 
     Raises:
-        FileExistsError: If it holds something that is no erasure.
+        FileExistsError: If it holds something that is not an erasure.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / JSON_NAME).is_file()):
-        raise FileExistsError(f"{folder} holds something that is no erasure; give a new or an empty folder.")
+        raise FileExistsError(f"{folder} holds something that is not an erasure; give a new or an empty folder.")
+
+
+def _shortened(text: str, width: int = 160) -> str:
+    return text if len(text) <= width else f"{text[: width - 3]}..."

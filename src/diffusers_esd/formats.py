@@ -1,8 +1,7 @@
 """Files of other tools: kohya's names out and in, and the full weights that the authors' scripts save.
 
-`lora_unet_<module with _>.lora_down.weight | lora_up.weight | alpha` is what ComfyUI, Forge and A1111 read, and what
-LECO, sd-scripts and SPM write. A file of full weights is turned into an adapter by the singular value decomposition of
-its difference from the base.
+`kohya` has the names. A file of full weights is turned into an adapter by the singular value decomposition of its
+difference from the base.
 """
 
 from __future__ import annotations
@@ -18,23 +17,26 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from .adapter import check_fit
-from .compose import lower_rank, portable
-from .config import ESDConfig, check_adapter_name, check_prompt
-from .denoiser import base_layers, model_name
-from .erasure import Erasure, Provenance
+from .config import check_adapter_name, check_prompt
+from .denoiser import base_layers, check_denoiser, fingerprint, model_name
+from .erasure import Erasure
 from .families import Family, family_for
-from .files import KOHYA, read_safetensors, to_kohya, write_safetensors
+from .files import read_safetensors, write_safetensors
 from .groups import exactly
+from .kohya import PREFIX, from_kohya, to_kohya
+from .products import Products, lower_rank, portable
+from .provenance import Provenance, package_versions
+from .sources import Source, read
 
 # No reader of kohya's names that diffusers has knows these.
 _UNMAPPED = ("add_embedding",)
 
 
-def export(erasure: Erasure, path: str | os.PathLike[str], *, kind: str = "kohya") -> Path:
+def export(erasure: Source, path: str | os.PathLike[str], *, kind: str = "kohya") -> Path:
     """Write an erasure for another tool.
 
     Args:
-        erasure: Of a pipeline with a U-Net.
+        erasure: Of a pipeline with a U-Net: an `Erasure`, or where one is saved.
         path: The file, `.safetensors`; it appears whole or not at all. Beside an erasure saved for diffusers give it
             another name than `pytorch_lora_weights.safetensors`.
         kind: `"kohya"`, which ComfyUI, Forge, A1111 and sd-scripts read.
@@ -43,6 +45,7 @@ def export(erasure: Erasure, path: str | os.PathLike[str], *, kind: str = "kohya
         The path.
 
     Raises:
+        FileNotFoundError: If there is no such erasure.
         ValueError: If the kind is unknown, or kohya's names have no place for the erasure's layers.
 
     Warns:
@@ -52,16 +55,17 @@ def export(erasure: Erasure, path: str | os.PathLike[str], *, kind: str = "kohya
         raise ValueError(f"kind={kind!r} is unknown; it must be 'kohya'.")
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"{path} must end in .safetensors.")
+    erasure = read(erasure)
     if erasure.provenance.component != "unet":
         raise ValueError(
             f"{erasure.name} is of a {erasure.provenance.component}, for which kohya's names are not settled; its own "
             "file loads in diffusers, and in what reads diffusers' names."
         )
-    lost = [layer for layer in erasure.layers() if layer.startswith(_UNMAPPED)]
-    if lost:
+    unmapped = [layer for layer in erasure.layers() if layer.startswith(_UNMAPPED)]
+    if unmapped:
         warnings.warn(
-            f"diffusers does not find {', '.join(lost)} in a file of kohya's names and would load the erasure without; "
-            "for diffusers use the erasure's own file.",
+            f"diffusers does not find {', '.join(unmapped)} in a file of kohya's names and would load the erasure "
+            "without; for diffusers use the erasure's own file.",
             stacklevel=2,
         )
     return write_safetensors(Path(path), to_kohya(erasure.layers()), {"format": "pt", "ss_output_name": erasure.name})
@@ -79,8 +83,8 @@ def import_erasure(
     """Read what another tool has trained.
 
     Args:
-        path: A `.safetensors` file: LECO's, SPM's or sd-scripts' (kohya's names), or the full weights of some layers,
-            as the authors' scripts save them.
+        path: A `.safetensors` file: LECO's, SPM's or sd-scripts' (kohya's names, those of Stability's own code
+            included), or the full weights of some layers, as the authors' scripts save them.
         pipe: A pipeline of the model it was trained on: it gives the layers their names, and full weights are compared
             with its own.
         concept: What it erases.
@@ -89,7 +93,7 @@ def import_erasure(
         family: For a kind of pipeline the package does not know: its family.
 
     Raises:
-        ValueError: If the file is of neither kind, does not fit the pipeline, or is more than a LoRA (DoRA).
+        ValueError: If the file is of neither kind, does not fit the pipeline, or has more than a plain LoRA (DoRA).
 
     Warns:
         UserWarning: If the file changes what an adapter of the denoiser cannot carry: biases, norms, text encoders.
@@ -102,114 +106,67 @@ def import_erasure(
         raise ValueError(f"rank={rank} is too small; it must be 1 or more.")
     _, weights = read_safetensors(path)
     family = family if family is not None else family_for(pipe)
-    layers = base_layers(family.denoiser)
+    denoiser = family.denoiser
     error = 0.0
-    if any(key.startswith(KOHYA) for key in weights):
-        found, left = _of_kohya(weights, layers, family.denoiser.config)
+    if any(key.startswith(PREFIX) for key in weights):
+        layers, unused = from_kohya(weights, base_layers(denoiser))
     else:
-        found, left = _of_full_weights(weights, layers, family)
-        found, error = lower_rank(found, rank)
-    if not found:
-        raise ValueError(f"{path} holds neither an adapter in kohya's names nor weights of this pipeline's layers.")
-    if left:
+        layers, unused = _of_full_weights(weights, family)
+        layers, error = lower_rank(layers, rank)
+    if not layers:
+        raise ValueError(
+            f"{path} does not change this pipeline's {family.component}: expected an adapter in kohya's names, or full "
+            f"weights that differ. It has {', '.join(list(weights)[:3]) or 'no tensors'}."
+        )
+    if unused:
         warnings.warn(
-            f"{len(left)} entries of {path.name} are not part of the erasure: an adapter of the denoiser cannot carry "
-            f"them ({', '.join(left[:3])}{', ...' if len(left) > 3 else ''}).",
+            f"{len(unused)} entries of {path.name} are not part of the erasure: an adapter of the denoiser cannot "
+            f"carry them ({', '.join(unused[:3])}{', ...' if len(unused) > 3 else ''}).",
             stacklevel=2,
         )
-    width = max(len(a) for a, _ in found.values())
-    portable_weights = portable(found, family.component, width)
-    check_fit(family.denoiser, family.component, portable_weights)
+    portable_weights = portable(layers, family.component, max(len(a) for a, _ in layers.values()))
+    check_fit(denoiser, family.component, portable_weights)
     provenance = Provenance(
+        origin="imported",
         concepts=(concept,),
         base_model=model_name(pipe),
+        base_fingerprint=fingerprint(denoiser),
         family=type(family).__name__,
         component=family.component,
-        pattern=exactly(found),
-        layers=len(found),
-        versions={},
-        iterations=0,
-        alignment=None,
-        seconds=0.0,
-        evaluations={},
-        complete=True,
-        history=(),
+        pattern=exactly(layers),
+        layers=len(layers),
+        versions=package_versions(),
         parts=((path.name, 1.0),),
         rank_error=error,
     )
-    return Erasure(name, portable_weights, ESDConfig(rank=width), provenance)
+    return Erasure(name, portable_weights, None, provenance)
 
 
-Layers = dict[str, tuple[Tensor, Tensor]]
+def _of_full_weights(weights: Mapping[str, Tensor], family: Any) -> tuple[Products, list[str]]:
+    """The difference from the base as A and B of full rank, and the keys that change what is no layer's weight.
 
-
-# What diffusers' renumbering of the blocks leaves to rename, in this order.
-_SGM = (
-    ("input_blocks_0_0", "conv_in"),
-    ("unet_out_2", "unet_conv_out"),
-    ("input_blocks", "down_blocks"),
-    ("middle_block", "mid_block"),
-    ("output_blocks", "up_blocks"),
-    ("in_layers_2", "conv1"),
-    ("out_layers_3", "conv2"),
-    ("emb_layers_1", "time_emb_proj"),
-    ("skip_connection", "conv_shortcut"),
-    ("downsamplers_0_op", "downsamplers_0_conv"),
-    ("time_embed_0", "time_embedding_linear_1"),
-    ("time_embed_2", "time_embedding_linear_2"),
-    ("label_emb_0_0", "add_embedding_linear_1"),
-    ("label_emb_0_2", "add_embedding_linear_2"),
-)
-
-
-def _of_sgm(key: str) -> str:
-    for theirs, ours in _SGM:
-        key = key.replace(theirs, ours)
-    return key
-
-
-def _of_kohya(weights: Mapping[str, Tensor], layers: list[str], config: Any) -> tuple[Layers, list[str]]:
-    """A and B by layer, and the keys that are none of the denoiser's."""
-    names = {KOHYA + layer.replace(".", "_"): layer for layer in layers}
-    if any(key.startswith((f"{KOHYA}input_blocks", f"{KOHYA}output_blocks")) for key in weights):
-        # The names of Stability's own code, which sd-scripts uses for SDXL.
-        from diffusers.loaders.lora_conversion_utils import _maybe_map_sgm_blocks_to_diffusers
-
-        weights = {_of_sgm(k): v for k, v in _maybe_map_sgm_blocks_to_diffusers(dict(weights), config).items()}
-    more = [key for key in weights if key.endswith((".dora_scale", ".lora_mid.weight"))]
-    if more:
-        raise ValueError(f"{more[0]!r} makes it more than a plain LoRA (DoRA or Tucker), which is not read.")
-    found: Layers = {}
-    used: set[str] = set()
-    for key, up in weights.items():
-        stem = key.removesuffix(".lora_up.weight")
-        down, alpha = weights.get(f"{stem}.lora_down.weight"), weights.get(f"{stem}.alpha")
-        if stem != key and stem in names and down is not None:
-            scale = 1.0 if alpha is None else alpha.item() / len(down)
-            found[names[stem]] = (down.float(), scale * up.float())
-            used |= {key, f"{stem}.lora_down.weight", f"{stem}.alpha"}
-    return found, [key for key in weights if key not in used]
-
-
-def _of_full_weights(weights: Mapping[str, Tensor], layers: list[str], family: Any) -> tuple[Layers, list[str]]:
-    """The difference from the base as A and B of full rank, and the keys that change what is no layer's weight."""
+    Raises:
+        ValueError: If a weight is none of the denoiser's, or its base weights cannot be compared with.
+    """
+    check_denoiser(family.denoiser)
+    layers = set(base_layers(family.denoiser))
     state = {key.replace(".base_layer", ""): value for key, value in family.denoiser.state_dict().items()}
-    found: Layers = {}
-    left: list[str] = []
+    products: Products = {}
+    unused: list[str] = []
     for key, value in weights.items():
         name = key.removeprefix(f"{family.component}.")
         layer = name.removesuffix(".weight")
         if name not in state or state[name].shape != value.shape:
             raise ValueError(
-                f"{key!r} of shape {tuple(value.shape)} is no weight of this pipeline's {family.component}."
+                f"{key!r} of shape {tuple(value.shape)} is not a weight of this pipeline's {family.component}."
             )
         base = state[name].cpu()
         if torch.equal(value.to(base.dtype), base):
             continue  # as it was, but for the type it is stored in
         delta = value.float() - base.float()
         if layer not in layers:
-            left.append(key)
+            unused.append(key)
         else:
             u, s, v = torch.linalg.svd(delta.flatten(1), full_matrices=False)
-            found[layer] = (v.reshape(-1, *delta.shape[1:]), (u * s).reshape(*u.shape, *[1] * (delta.dim() - 2)))
-    return found, left
+            products[layer] = (v.reshape(-1, *delta.shape[1:]), (u * s).reshape(*u.shape, *[1] * (delta.dim() - 2)))
+    return products, unused

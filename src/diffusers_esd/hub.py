@@ -44,9 +44,16 @@ _LIMITS = """## Limits
 
 - A LoRA can be detached: it serves those who want the erasure, and does not hold against those who do not.
   `diffusers_esd.bake` writes it into the weights.
+- A negative scale turns the erasure into its inverse, which amplifies the concept.
 - Erasure is seldom complete. Other words, other languages and attacks may bring a concept back.
 - What lies near the concept may have changed. Compare with the base model.
 - The licence of the base model goes for what is made of it."""
+_HOW = {
+    "trained": "It was trained with diffusers-esd, after",
+    "merged": "It was merged from several erasures with diffusers-esd, which implements",
+    "imported": "It was trained with another tool and imported with diffusers-esd, which implements",
+}
+_PRESERVED = {"prompts": "prompts", "moments": "of them for the null space", "loss": "of them in the loss"}
 _OURS = ("base_model", "base_model_relation", "widget")
 _BARS = "▁▂▃▄▅▆▇█"
 _EXPLICIT = re.compile(
@@ -87,7 +94,7 @@ def download(repo_id: str, filename: str, *, token: str | bool | None, revision:
     except LocalEntryNotFoundError as error:
         raise FileNotFoundError(f"There is no folder {repo_id!r}, and the Hub cannot be reached.") from error
     except EntryNotFoundError as error:
-        raise FileNotFoundError(f"The repository {repo_id!r} has no {filename}: it holds no erasure.") from error
+        raise FileNotFoundError(f"The repository {repo_id!r} has no {filename}: it is not an erasure.") from error
 
 
 def upload(folder: Path, repo_id: str, *, private: bool | None, token: str | bool | None, message: str) -> str:
@@ -95,16 +102,23 @@ def upload(folder: Path, repo_id: str, *, private: bool | None, token: str | boo
 
     Returns:
         The commit's address.
+
+    Raises:
+        ConnectionError: If the Hub cannot be reached.
     """
-    repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
     card = folder / "README.md"
     try:
         found = hf_hub_download(repo_id, "README.md", token=token, force_download=True)
         there = Path(found).read_text(encoding="utf-8")
-    except LocalEntryNotFoundError:
-        raise  # no connection is not the same as no card
-    except EntryNotFoundError:
+    except LocalEntryNotFoundError as error:  # no connection is not the same as no card
+        raise ConnectionError(
+            f"The Hub cannot be reached, and nothing was published at {repo_id!r}; try again."
+        ) from error
+    except GatedRepoError:
+        raise
+    except (EntryNotFoundError, RepositoryNotFoundError):
         there = None
+    create_repo(repo_id, private=private, token=token, exist_ok=True)
     if there is not None:
         card.write_text(update_card(there, card.read_text(encoding="utf-8")), encoding="utf-8")
     ModelCard.load(card).validate(repo_type="model")
@@ -163,12 +177,12 @@ def card(
     }
     pipeline = f'DiffusionPipeline.from_pretrained("{base}")' if is_repo_id(base) else "...  # the base model"
     tools = f"For ComfyUI, Forge or A1111 put `{kohya}` among the LoRAs and load it at strength 1."
-    how = "trained with diffusers-esd, after" if _is_trained(facts) else "made with diffusers-esd; the method is"
+    how = _HOW[facts["origin"]]
     lines = [
         _BEGIN,
-        f"This adapter erases {concepts} from {base}. It was {how} {_PAPER}.",
+        f"This adapter erases {concepts} from {base}. {how} {_PAPER}.",
         "\n| | |\n|---|---|",
-        *[f"| {key} | {value} |" for key, value in _facts(values["config"], facts).items()],
+        *[f"| {key} | {value} |" for key, value in _facts(values).items()],
         *(["\n<Gallery />"] if pictures else []),
         *([f"\n## What is gone and what stayed\n\n{evaluation}"] if evaluation else []),
         _USE.format(pipeline=pipeline, repo_id=repo_id, name=name),
@@ -179,35 +193,54 @@ def card(
     return _document(data, f"\n# {name}\n\n" + "\n".join(lines) + "\n")
 
 
-def _is_trained(facts: Mapping[str, Any]) -> bool:
-    """Whether an erasure was trained here, not imported or merged."""
-    return facts["iterations"] > 0 and not facts.get("parts")
-
-
-def _facts(config: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, str]:
+def _facts(values: Mapping[str, Any]) -> dict[str, str]:
     """The card's table: only what is true of this erasure."""
-    found = {
-        "concept": ", ".join(facts["concepts"]),
-        "base model": facts["base_model"],
-        "layers": f"{facts['layers']}, rank {config['rank']}",
+    config, facts = values["config"], values["provenance"]
+    table = {"concept": ", ".join(facts["concepts"]), "base model": facts["base_model"]}
+    table |= {} if config is None else {"group": _group(config)}
+    table["layers"] = f"{facts['layers']}, rank {values['rank']}"
+    if facts["left_out"]:
+        table["layers left out"] = "; ".join(f"{len(names)}: {reason}" for reason, names in facts["left_out"].items())
+    table |= {} if config is None else _training(config, facts)
+    if facts["origin"] == "merged":
+        table["merged from"] = ", ".join(f"{part} x {scale:g}" for part, scale in facts["parts"])
+    if facts["origin"] == "imported":
+        table["imported from"] = ", ".join(f"`{part}`" for part, _ in facts["parts"])
+    if facts["rank_error"]:
+        table["error of the rank"] = f"{facts['rank_error']:.1%}"
+    return {key: value.replace("|", "\\|").replace("\n", " ") for key, value in table.items()}
+
+
+def _group(config: Mapping[str, Any]) -> str:
+    """The group, and what it comes to: the null space leaves queries and outputs alone."""
+    if config["group"] != "esd-x":
+        return f"`{config['group']}`"
+    is_confined = config["null_space"] and len(config["preserve"]) > 0
+    return "`esd-x`: the cross-attentions' " + ("keys and values" if is_confined else "queries, keys, values, outputs")
+
+
+def _training(config: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, str]:
+    """What was trained, and what it came to."""
+    kept = "the text encoder's vocabulary" if config["preserve"] == "vocabulary" else ", ".join(config["preserve"])
+    used = ", ".join(
+        f"{facts['preserved'][key]} {words}" for key, words in _PRESERVED.items() if facts["preserved"].get(key)
+    )
+    table = {
+        "strength": f"`eta={config['eta']:g}`",
+        "preserved": (kept or "nothing") + (f" ({used})" if used else ""),
+        "training": f"{facts['iterations']} iterations of {config['batch_size']}, {facts['seconds']:.0f} s, "
+        f"learning rate {config['learning_rate']:g}" + ("" if facts["complete"] else "; interrupted"),
     }
-    if _is_trained(facts):
-        kept = "the text encoder's vocabulary" if config["preserve"] == "vocabulary" else ", ".join(config["preserve"])
-        found |= {
-            "group": f"`{config['group']}`",
-            "strength": f"`eta={config['eta']:g}`",
-            "preserved": kept or "nothing",
-            "training": f"{facts['iterations']} iterations of {config['batch_size']}, {facts['seconds']:.0f} s, "
-            f"learning rate {config['learning_rate']:g}" + ("" if facts["complete"] else "; interrupted"),
-        }
+    if facts["active"]:
+        table["trained on top of"] = ", ".join(f"{name} x {scale:g}" for name, scale in facts["active"].items())
+    if facts["beside"]:
+        table["switched off while training"] = ", ".join(facts["beside"])
     if facts["alignment"] is not None:
-        found["alignment"] = f"{facts['alignment']:.2f} (1 intact, 0 as without the words, {-config['eta']:g} target)"
-        found["its course"] = f"`{curve([aligned for _, aligned in facts['history']])}`"
-    if facts.get("parts"):
-        found["made of"] = ", ".join(f"{part} x {weight:g}" for part, weight in facts["parts"])
-    if facts.get("rank_error"):
-        found["error of the rank"] = f"{facts['rank_error']:.1%}"
-    return found
+        single = f"{facts['alignment']:.2f} (1 intact, 0 as without the words, {-config['eta']:g} target)"
+        several = ", ".join(f"{concept} {value:.2f}" for concept, value in facts["alignments"].items())
+        table["alignment"] = single + (f"; {several}" if len(facts["alignments"]) > 1 else "")
+        table["alignment over training"] = f"`{curve([aligned for _, aligned in facts['history']])}`"
+    return table
 
 
 def baked_card(base: str, erased: Sequence[Mapping[str, Any]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -12,16 +13,17 @@ from PIL import Image, ImageDraw, ImageFont
 from . import adapter
 from .compose import stack
 from .denoiser import UserState, adapter_names, tuner_layers
-from .erasure import Erasure
+from .scales import check_scale
+from .sources import Source, denoiser_of, listed, read
 
 
 def preview(
     pipe: DiffusionPipeline,
-    erasures: Erasure | Sequence[Erasure],
-    prompts: Sequence[str],
+    erasures: Source | Sequence[Source],
+    prompts: str | Sequence[str],
     *,
-    scales: Sequence[float] = (0.0, 1.0),
-    seeds: Sequence[int] = (0,),
+    scales: float | Sequence[float] = (0.0, 1.0),
+    seeds: int | Sequence[int] = (0,),
     side: int = 256,
     **options: Any,
 ) -> Image.Image:
@@ -29,38 +31,60 @@ def preview(
 
     Args:
         pipe: The pipeline; adapters on it stay as they are, and active.
-        erasures: What to look at, one or several together. What is on the pipeline already is not loaded again.
-        prompts: What to draw.
-        scales: Strengths; 0 is without the erasure, 1 as trained.
-        seeds: Of the noise, the same in every column.
+        erasures: What to look at, one or several together: each an `Erasure`, or where one is saved. What is on the
+            pipeline already is not loaded again.
+        prompts: What to draw, one or several.
+        scales: One or several; 0 is without the erasure, 1 as trained.
+        seeds: Of the noise, one or several; the same in every column.
         side: Pixels of a picture's side in the grid.
         options: Further arguments of the pipeline's call, such as `num_inference_steps`.
 
     Raises:
-        ValueError: If there is nothing to draw, or an erasure does not fit the pipeline.
+        TypeError: If a scale or a seed is not a number.
+        ValueError: If there is nothing to draw, a scale is not finite, or an erasure does not fit the pipeline.
+
+    Warns:
+        UserWarning: If an erasure was trained on another model of the same architecture, or a scale is negative.
     """
-    erasures = [erasures] if isinstance(erasures, Erasure) else list(erasures)
-    if not erasures or not prompts or not scales or not seeds:
+    sources = listed(erasures)
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    checked: list[float] = []
+    for scale in _several(scales):
+        checked.append(check_scale("scales", scale))
+    numbers = [_seed(seed) for seed in _several(seeds)]
+    if not sources or not prompts or not checked or not numbers:
         raise ValueError("Give one or more erasures, prompts, scales and seeds.")
+    chosen = [read(source) for source in sources]
     call: Any = pipe
-    denoiser = erasures[0].denoiser(pipe)
-    there, user = adapter_names(denoiser), UserState(denoiser)
+    _, denoiser = denoiser_of(pipe)
+    present, user = adapter_names(denoiser), UserState(denoiser)
     scaling = [(layer, dict(layer.scaling)) for layer in tuner_layers(denoiser)]
-    cells = [(prompt, seed) for prompt in prompts for seed in seeds]
+    cells = [(prompt, seed) for prompt in prompts for seed in numbers]
     rows: list[tuple[str, list[Image.Image]]] = [(f"{prompt}\nseed {seed}", []) for prompt, seed in cells]
     try:
-        for scale in scales:
-            stack(pipe, dict.fromkeys(erasures, scale))
+        stack(pipe, dict.fromkeys(chosen, 0.0))
+        for scale in checked:
+            adapter.activate(denoiser, {erasure.name: scale for erasure in chosen})
             for (_, pictures), (prompt, seed) in zip(rows, cells, strict=True):
-                pictures.append(call(prompt, generator=torch.Generator().manual_seed(seed), **options).images[0])
+                pictures.append(call(prompt, generator=torch.Generator("cpu").manual_seed(seed), **options).images[0])
     finally:
         for name in adapter_names(denoiser):
-            if name not in there:
+            if name not in present:
                 adapter.remove(denoiser, name)
         user.restore()
         for layer, before in scaling:
             layer.scaling.update(before)
-    return grid(rows, [f"scale {scale:g}" if scale else "base" for scale in scales], side)
+    return grid(rows, [f"scale {scale:g}" if scale else "base" for scale in checked], side)
+
+
+def _several(numbers: Any) -> list[Any]:
+    return [numbers] if isinstance(numbers, Real) else list(numbers)
+
+
+def _seed(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"`seeds` must be whole numbers, got {value!r} of type {type(value).__name__}.")
+    return int(value)
 
 
 def grid(rows: Sequence[tuple[str, Sequence[Image.Image]]], columns: Sequence[str], side: int) -> Image.Image:

@@ -1,0 +1,63 @@
+"""Erasures with random weights, made without training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusers_esd import Erasure, ESDConfig
+from diffusers_esd.denoiser import base_layers, fingerprint, model_name
+from diffusers_esd.families import family_for
+from diffusers_esd.groups import exactly
+from diffusers_esd.provenance import Provenance, default_name
+
+GROUPS: dict[str, Callable[[str], bool]] = {
+    "esd-x": lambda name: ".attn2." in name or ".add_" in name,
+    "esd-u": lambda name: ".attn2." not in name and ".add_" not in name,
+    "full": lambda name: True,
+}
+
+
+def made(pipe: Any, concept: str = "a cat", *, group: str = "esd-u", rank: int = 4, seed: int = 0) -> Erasure:
+    """An erasure as training makes it, with random A and B of every layer of the group."""
+    family = family_for(pipe)
+    names = [name for name in base_layers(family.denoiser) if GROUPS[group](name)]
+    provenance = Provenance(
+        concepts=(concept,),
+        base_model=model_name(pipe),
+        base_fingerprint=fingerprint(family.denoiser),
+        family=type(family).__name__,
+        component=family.component,
+        pattern=exactly(names),
+        layers=len(names),
+        versions={"torch": "2"},
+        iterations=8,
+        alignment=-0.5,
+        seconds=1.0,
+        evaluations={"no_grad": 16, "grad": 8},
+        history=tuple((1.0 / (i + 1), 1.0 - i / 5) for i in range(8)),
+    )
+    config = ESDConfig(group=group, rank=rank, iterations=8, preserve=())
+    return Erasure(default_name([concept]), _weights(family, names, rank, seed), config, provenance)
+
+
+def _weights(family: Any, names: Any, rank: int, seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator("cpu").manual_seed(seed)
+    weights: dict[str, Tensor] = {}
+    for name in names:
+        shape = family.denoiser.get_submodule(name).weight.shape
+        inputs = shape[1:].numel()
+        a = torch.randn((rank, *shape[1:]), generator=generator) / inputs**0.5
+        b = torch.randn((shape[0], rank, *[1] * (len(shape) - 2)), generator=generator) / (4 * rank)
+        weights[f"{family.component}.{name}.lora_A.weight"] = a
+        weights[f"{family.component}.{name}.lora_B.weight"] = b
+    return weights
+
+
+def with_provenance(erasure: Erasure, **changes: Any) -> Erasure:
+    """The erasure with other facts."""
+    return Erasure(erasure.name, erasure.weights, erasure.config, replace(erasure.provenance, **changes))
