@@ -60,8 +60,7 @@ def stack(pipe: DiffusionPipeline, erasures: Mapping[Source, float]) -> dict[str
             scales[source] = scale
             continue
         erasure = read(source)
-        check_base(erasure, pipe, component)
-        adapter.check_fit(denoiser, component, dict(erasure.weights))
+        check_base(erasure, pipe)
         if erasure.name not in present or not _is_loaded(denoiser, erasure):
             check_name(denoiser, erasure.name)
             if erasure.name in [other.name for other in new]:
@@ -208,8 +207,7 @@ def bake(
         _check_saveable(pipe, component)
     parts = [(read(source), scale) for source, scale in scales.items()]
     for erasure, _ in parts:
-        check_base(erasure, pipe, component)
-        adapter.check_fit(original, component, dict(erasure.weights))
+        check_base(erasure, pipe)
     denoiser = copy.deepcopy(original)
     if adapter_names(denoiser):
         denoiser.unload_lora()

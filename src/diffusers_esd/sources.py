@@ -9,6 +9,7 @@ from typing import Any
 
 from diffusers.utils.torch_utils import unwrap_module
 
+from . import adapter
 from .denoiser import fingerprint, model_name, same_weights
 from .erasure import Erasure
 from .families import FAMILIES
@@ -36,15 +37,24 @@ def denoiser_of(pipe: Any) -> tuple[str, Any]:
     raise ValueError(f"A {type(pipe).__name__} has neither a unet nor a transformer.")
 
 
-def check_base(erasure: Erasure, pipe: Any, component: str) -> None:
-    """Refuse another family, and say so where the model is another."""
+def check_base(erasure: Erasure, pipe: Any) -> None:
+    """Refuse what does not fit a pipeline, and warn where it fits but was trained on another model.
+
+    Raises:
+        ValueError: If the pipeline is of another family, or its denoiser has other layers.
+
+    Warns:
+        UserWarning: If the pipeline's base weights are not those it was trained on.
+    """
+    component, denoiser = denoiser_of(pipe)
     trained = erasure.provenance
     family = next((family.__name__ for family in FAMILIES if family.handles(pipe)), trained.family)
     if (trained.family, trained.component) != (family, component):
         raise ValueError(
             f"{erasure.name} was trained on a pipeline of {trained.family}, and this one is of {family}; train it here."
         )
-    here = replace(trained, base_model=model_name(pipe), base_fingerprint=fingerprint(denoiser_of(pipe)[1]))
+    adapter.check_fit(denoiser, component, dict(erasure.weights))
+    here = replace(trained, base_model=model_name(pipe), base_fingerprint=fingerprint(denoiser))
     if not is_same_base(trained, here):
         warnings.warn(
             f"{erasure.name} was trained on {trained.base_model}, and this pipeline is {name_beside(here, trained)}. "
