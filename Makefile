@@ -1,6 +1,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Two workers of one thread each, on two cores; a worker that has no tests left takes some of the other's.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+WORKERS := -n 2 --dist worksteal
 
 .PHONY: venv demo frontier published test test-all test-compat lint docs
 
@@ -25,13 +28,13 @@ published: venv
 	$(BIN)/python examples/published.py
 
 test: venv
-	$(BIN)/python -m pytest -m "not slow and not compat"
+	$(PYTEST) $(WORKERS) -m "not slow and not compat"
 
 test-all: venv
-	$(BIN)/python -m pytest -m "not compat"
+	$(PYTEST) $(WORKERS) -m "not compat"
 
 test-compat: venv
-	$(BIN)/python -m pytest -m compat
+	$(PYTEST) -m compat
 
 lint: venv
 	$(BIN)/ruff check
