@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,11 +14,13 @@ from typing import Any
 
 import local_hub
 import pytest
+from controls import must_fail
 from huggingface_hub import ModelCard
+from made import made, with_provenance
 from PIL import Image
 from tiny import tiny_pipeline
 
-from diffusers_esd import Erasure, ESDTrainer, merge
+from diffusers_esd import Erasure, ESDConfig, merge
 from diffusers_esd.hub import card, curve, is_explicit, is_repo_id, update_card
 
 REPO = "someone/no-cat"
@@ -31,8 +34,7 @@ def hub() -> Iterator[local_hub.Hub]:
 
 @pytest.fixture(scope="module")
 def erasure() -> Erasure:
-    options = {"num_inference_steps": 5, "iterations": 8, "rank": 2, "learning_rate": 1e-2, "preserve": ()}
-    return ESDTrainer(tiny_pipeline(), **options).erase("a cat")  # type: ignore[arg-type]
+    return made(tiny_pipeline(), rank=2)
 
 
 def client(hub: local_hub.Hub, home: Path, code: str, token: str | None = local_hub.TOKEN) -> str:
@@ -110,7 +112,7 @@ def test_a_private_repository_needs_the_token(hub: local_hub.Hub, erasure: Erasu
 
 def test_a_repository_without_an_erasure_says_so(hub: local_hub.Hub, tmp_path: Path) -> None:
     hub.repositories["someone/else"] = {"README.md": b"x"}
-    message = "The repository 'someone/else' has no pytorch_lora_weights.safetensors: it holds no erasure."
+    message = "The repository 'someone/else' has no pytorch_lora_weights.safetensors: it is not an erasure."
     assert message in client(hub, tmp_path, LOAD.format(repo="someone/else"))
 
 
@@ -152,8 +154,11 @@ def test_without_a_connection_no_card_is_taken_for_missing(erasure: Erasure, tmp
     gone.url = url
     message = f"There is no folder '{REPO}', and the Hub cannot be reached."
     assert message in client(gone, tmp_path, LOAD.format(repo=REPO))
-    with pytest.raises(AssertionError):
-        client(gone, tmp_path, PUSH.format(folder=folder, repo=REPO, options=""))
+    code = f"from diffusers_esd.cli import main; import sys; sys.exit(main(['push', {folder!r}, {REPO!r}]))"
+    message = f"error: The Hub cannot be reached, and nothing was published at '{REPO}' ("
+    with pytest.raises(AssertionError, match=re.escape(message)) as caught:
+        client(gone, tmp_path, code)
+    assert "Traceback" not in str(caught.value)
 
 
 def written(erasure: Erasure, **options: Any) -> ModelCard:
@@ -175,14 +180,59 @@ def test_the_card_says_what_there_is_to_say(erasure: Erasure) -> None:
         "licence of the base",
     ):  # fmt: skip
         assert words in found.text
-    merged = merge([known], name="merged")
-    assert "It was made with diffusers-esd" in written(merged).text
-    assert "iterations" not in written(merged).text, "nothing is claimed of a training that was another's"
     plain = written(erasure)
     assert "from_pretrained" not in plain.text
     assert plain.data.base_model is None, "a local name is no id"
     assert "<Gallery />" not in plain.text
     assert update_card(str(found), str(found)).strip() == str(found).strip(), "updating with itself changes nothing"
+
+
+def test_the_card_of_a_merge_or_an_import_claims_no_training(erasure: Erasure) -> None:
+    dog = made(tiny_pipeline(), "a dog", group="esd-x", rank=3)
+    merged = written(merge([erasure, dog], [1.0, 0.5], name="both")).text
+    facts = replace(erasure.provenance, origin="imported", parts=(("f.safetensors", 1.0),))
+    imported = written(Erasure("x", erasure.weights, None, facts)).text
+    assert "It was merged from several erasures with diffusers-esd" in merged
+    assert "| merged from | no-a-cat x 1, no-a-dog x 0.5 |" in merged
+    assert f"| layers | {len(erasure.layers()) + len(dog.layers())}, rank 3 |" in merged
+    assert "It was trained with another tool and imported with diffusers-esd" in imported
+    assert "| imported from | `f.safetensors` |" in imported
+
+    def check(text: str) -> None:
+        assert not [row for row in ("group", "strength", "preserved", "training", "alignment") if f"| {row} |" in text]
+
+    check(merged)
+    check(imported)
+    with must_fail("a trained one has these rows"):
+        check(written(erasure).text)
+
+
+def test_the_card_tells_what_was_trained_and_what_was_left_out(erasure: Erasure) -> None:
+    full = with_provenance(
+        erasure,
+        concepts=("a cat", "a|dog"),
+        left_out={"the concept is too faint there": ("conv_in", "conv_out"), "it lets too much through": ("x",)},
+        alignments={"a cat": -0.4, "a|dog": -0.6},
+        preserved={"prompts": 500, "moments": 400, "loss": 100},
+        active={"style": 0.6},
+        beside=("no-bus",),
+    )
+    config = ESDConfig(group="esd-x", rank=2)
+    text = written(Erasure("x", full.weights, config, full.provenance)).text
+    for row in (
+        "| concept | a cat, a\\|dog |",
+        "| group | `esd-x`: the cross-attentions' keys and values |",
+        "| layers left out | 2: the concept is too faint there; 1: it lets too much through |",
+        "| preserved | the text encoder's vocabulary (500 prompts, 400 of them for the null space, 100 of them in ",
+        "| trained on top of | style x 0.6 |",
+        "| switched off while training | no-bus |",
+        "| alignment | -0.50 (1 intact, 0 as without the words, -1 target); a cat -0.40, a\\|dog -0.60 |",
+    ):
+        assert row in text
+    assert "A negative scale turns the erasure into its inverse" in text
+    plain = Erasure("x", full.weights, ESDConfig(group="esd-x", null_space=False), erasure.provenance)
+    assert "| group | `esd-x`: the cross-attentions' queries, keys, values, outputs |" in written(plain).text
+    assert "left out" not in written(plain).text
 
 
 def test_the_curve_of_alignment() -> None:
@@ -220,5 +270,5 @@ def test_pictures_of_explicit_concepts_are_left_out_unless_asked_for(
     assert uploaded == [set(), {"00.png"}, {"00.png"}]
     assert is_explicit(["nsfw_content"])
     assert not is_explicit(["a cat", "Van Gogh"])
-    with pytest.raises(ValueError, match=r"^'no-cat' is no repository's id; give 'user/name'.$"):
+    with pytest.raises(ValueError, match=r"^`repo_id` must be 'user/name', got 'no-cat'.$"):
         erasure.push_to_hub("no-cat")

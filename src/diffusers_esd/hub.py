@@ -107,17 +107,7 @@ def upload(folder: Path, repo_id: str, *, private: bool | None, token: str | boo
         ConnectionError: If the Hub cannot be reached.
     """
     card = folder / "README.md"
-    try:
-        found = hf_hub_download(repo_id, "README.md", token=token, force_download=True)
-        there = Path(found).read_text(encoding="utf-8")
-    except LocalEntryNotFoundError as error:  # no connection is not the same as no card
-        raise ConnectionError(
-            f"The Hub cannot be reached, and nothing was published at {repo_id!r}; try again."
-        ) from error
-    except GatedRepoError:
-        raise
-    except (EntryNotFoundError, RepositoryNotFoundError):
-        there = None
+    there = _published_card(repo_id, token)
     create_repo(repo_id, private=private, token=token, exist_ok=True)
     if there is not None:
         card.write_text(update_card(there, card.read_text(encoding="utf-8")), encoding="utf-8")
@@ -131,6 +121,21 @@ def upload(folder: Path, repo_id: str, *, private: bool | None, token: str | boo
             delete_patterns=["images/*", "*.kohya.safetensors"],
         )
     )
+
+
+def _published_card(repo_id: str, token: str | bool | None) -> str | None:
+    """The card that a repository has now, past every cache; `None` if there is no card or no repository."""
+    try:
+        return Path(hf_hub_download(repo_id, "README.md", token=token, force_download=True)).read_text(encoding="utf-8")
+    except (LocalEntryNotFoundError, ValueError) as error:  # the latter is raised from another error
+        cause = error.__cause__
+        if isinstance(cause, RepositoryNotFoundError) and not isinstance(cause, GatedRepoError):
+            return None
+        raise ConnectionError(
+            f"The Hub cannot be reached, and nothing was published at {repo_id!r} ({cause})."
+        ) from error
+    except EntryNotFoundError:
+        return None
 
 
 def update_card(there: str, new: str) -> str:
