@@ -415,7 +415,7 @@ def test_facts_both_ways(erasure: Erasure) -> None:
         erasure.provenance,
         left_out={"too faint": ("conv_in", "conv_out")},
         leaks={"conv_in": 0.01},
-        alignments={"a cat": -0.5},
+        alignments={"a cat": -0.5, "a dog": None},
         preserved={"prompts": 5, "moments": 4, "loss": 3},
         active={"style": 0.6},
         beside=("no-dog",),

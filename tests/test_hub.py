@@ -212,7 +212,7 @@ def test_the_card_tells_what_was_trained_and_what_was_left_out(erasure: Erasure)
         erasure,
         concepts=("a cat", "a|dog"),
         left_out={"the concept is too faint there": ("conv_in", "conv_out"), "it lets too much through": ("x",)},
-        alignments={"a cat": -0.4, "a|dog": -0.6},
+        alignments={"a cat": -0.4, "a|dog": -0.6, "a bus": None},
         preserved={"prompts": 500, "moments": 400, "loss": 100},
         active={"style": 0.6},
         beside=("no-bus",),

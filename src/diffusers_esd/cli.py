@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        0, 1 after an error that was told, 2 for a wrong call, 130 after Ctrl-C.
+        0, 1 after a reported error, 2 for a wrong call, 130 after Ctrl-C.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -46,21 +46,21 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Any, text: str, *, output: str | None = None) -> argparse.ArgumentParser:
-        found = commands.add_parser(name, help=text, description=text)
-        found.set_defaults(run=run)
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(run=run)
         if output:
-            found.add_argument("-o", "--output", type=Path, required=True, help=output)
-        return found
+            added.add_argument("-o", "--output", type=Path, required=True, help=output)
+        return added
 
-    def with_model(found: argparse.ArgumentParser) -> None:
-        found.add_argument("model", help=_MODEL)
-        found.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of the weights")
-        found.add_argument("--device", help="cuda, mps, cpu; the best there is by default")
+    def with_model(added: argparse.ArgumentParser) -> None:
+        added.add_argument("model", help=_MODEL)
+        added.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of the weights")
+        added.add_argument("--device", help="cuda, mps, cpu; the best there is by default")
 
-    def with_pictures(found: argparse.ArgumentParser) -> None:
-        found.add_argument("--prompt", action="append", required=True, help="what to draw; may be repeated")
-        found.add_argument("--seeds", type=int, nargs="+", default=[0])
-        found.add_argument("--steps", type=int, default=25, help="denoising steps")
+    def with_pictures(added: argparse.ArgumentParser) -> None:
+        added.add_argument("--prompt", action="append", required=True, help="what to draw; may be repeated")
+        added.add_argument("--seeds", type=int, nargs="+", default=[0])
+        added.add_argument("--steps", type=int, default=25, help="denoising steps")
 
     erase = command("erase", _erase, "train an erasure", output="folder for it")
     with_model(erase)
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_fields(erase.add_argument_group("what is learned, the fields of ESDConfig"), ESDConfig)
     _add_fields(erase.add_argument_group("how it runs, the fields of RunConfig"), RunConfig)
 
-    preview = command("preview", _preview, "draw with an erasure at several strengths", output="picture to write")
+    preview = command("preview", _preview, "draw with an erasure at several scales", output="picture to write")
     with_model(preview)
     preview.add_argument("erasure", help=_ERASURE)
     preview.add_argument("--scales", type=float, nargs="+", default=[0.0, 0.5, 1.0, 1.5])
@@ -164,12 +164,12 @@ def _read(text: str) -> Any:
 
 def _scaled(texts: Sequence[str]) -> dict[Any, float]:
     """Erasures and their scales, of `erasure` and `erasure=scale`."""
-    found = {}
+    scales = {}
     for text in texts:
         name, _, scale = text.rpartition("=")
         is_scaled = name and re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)", scale)
-        found[_read(name if is_scaled else text)] = float(scale) if is_scaled else 1.0
-    return found
+        scales[_read(name if is_scaled else text)] = float(scale) if is_scaled else 1.0
+    return scales
 
 
 def _erase(options: argparse.Namespace) -> None:
@@ -210,8 +210,8 @@ def _draw(options: argparse.Namespace, erasures: dict[Any, float], scales: Seque
 def _merge(options: argparse.Namespace) -> None:
     from .compose import merge
 
-    found = _scaled(options.erasures)
-    merged = merge(list(found), list(found.values()), rank=options.rank, name=options.name)
+    scales = _scaled(options.erasures)
+    merged = merge(list(scales), list(scales.values()), rank=options.rank, name=options.name)
     print(merged.save_pretrained(options.output))
     if merged.provenance.rank_error:
         print(f"relative error of rank {merged.rank}: {merged.provenance.rank_error:.2%}")

@@ -269,7 +269,7 @@ def _save(pipe: Any, folder: Path, card: str) -> None:
 
 def _is_loaded(denoiser: Any, erasure: Erasure) -> bool:
     """Whether the adapter of its name on the denoiser is this erasure."""
-    found = adapter.weights(denoiser, erasure.name, erasure.provenance.component)
-    return found.keys() == erasure.weights.keys() and all(
-        torch.equal(value, erasure.weights[key].to(value.dtype)) for key, value in found.items()
+    loaded = adapter.weights(denoiser, erasure.name, erasure.provenance.component)
+    return loaded.keys() == erasure.weights.keys() and all(
+        torch.equal(value, erasure.weights[key].to(value.dtype)) for key, value in loaded.items()
     )

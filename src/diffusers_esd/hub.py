@@ -107,10 +107,10 @@ def upload(folder: Path, repo_id: str, *, private: bool | None, token: str | boo
         ConnectionError: If the Hub cannot be reached.
     """
     card = folder / "README.md"
-    there = _published_card(repo_id, token)
+    published = _published_card(repo_id, token)
     create_repo(repo_id, private=private, token=token, exist_ok=True)
-    if there is not None:
-        card.write_text(update_card(there, card.read_text(encoding="utf-8")), encoding="utf-8")
+    if published is not None:
+        card.write_text(update_card(published, card.read_text(encoding="utf-8")), encoding="utf-8")
     ModelCard.load(card).validate(repo_type="model")
     return str(
         upload_folder(
@@ -138,9 +138,9 @@ def _published_card(repo_id: str, token: str | bool | None) -> str | None:
         return None
 
 
-def update_card(there: str, new: str) -> str:
+def update_card(published: str, new: str) -> str:
     """A card with our part and our metadata replaced, and all that others wrote in it kept."""
-    old_card, new_card = ModelCard(there), ModelCard(new)
+    old_card, new_card = ModelCard(published), ModelCard(new)
     old, ours_data = (dict(card.data.to_dict()) for card in (old_card, new_card))  # type: ignore[no-untyped-call]
     old = {key: value for key, value in old.items() if key not in _OURS}
     data = {**old, **ours_data, "tags": list(dict.fromkeys([*old.get("tags", []), *ours_data["tags"]]))}
@@ -170,9 +170,9 @@ def card(
         pictures: File names by prompt.
         evaluation: A table in Markdown of what is gone and what stayed.
     """
-    facts, name = values["provenance"], values["name"]
-    concepts = ", ".join(f"“{concept}”" for concept in facts["concepts"])
-    base = facts["base_model"]
+    provenance, name = values["provenance"], values["name"]
+    concepts = ", ".join(f"“{concept}”" for concept in provenance["concepts"])
+    base = provenance["base_model"]
     data = {
         "library_name": "diffusers",
         "pipeline_tag": "text-to-image",
@@ -182,12 +182,12 @@ def card(
     }
     pipeline = f'DiffusionPipeline.from_pretrained("{base}")' if is_repo_id(base) else "...  # the base model"
     tools = f"For ComfyUI, Forge or A1111 put `{kohya}` among the LoRAs and load it at strength 1."
-    how = _HOW[facts["origin"]]
+    how = _HOW[provenance["origin"]]
     lines = [
         _BEGIN,
         f"This adapter erases {concepts} from {base}. {how} {_PAPER}.",
         "\n| | |\n|---|---|",
-        *[f"| {key} | {value} |" for key, value in _facts(values).items()],
+        *[f"| {key} | {value} |" for key, value in _table(values).items()],
         *(["\n<Gallery />"] if pictures else []),
         *([f"\n## What is gone and what stayed\n\n{evaluation}"] if evaluation else []),
         _USE.format(pipeline=pipeline, repo_id=repo_id, name=name),
@@ -198,21 +198,23 @@ def card(
     return _document(data, f"\n# {name}\n\n" + "\n".join(lines) + "\n")
 
 
-def _facts(values: Mapping[str, Any]) -> dict[str, str]:
+def _table(values: Mapping[str, Any]) -> dict[str, str]:
     """The card's table: only what is true of this erasure."""
-    config, facts = values["config"], values["provenance"]
-    table = {"concept": ", ".join(facts["concepts"]), "base model": facts["base_model"]}
+    config, provenance = values["config"], values["provenance"]
+    table = {"concept": ", ".join(provenance["concepts"]), "base model": provenance["base_model"]}
     table |= {} if config is None else {"group": _group(config)}
-    table["layers"] = f"{facts['layers']}, rank {values['rank']}"
-    if facts["left_out"]:
-        table["layers left out"] = "; ".join(f"{len(names)}: {reason}" for reason, names in facts["left_out"].items())
-    table |= {} if config is None else _training(config, facts)
-    if facts["origin"] == "merged":
-        table["merged from"] = ", ".join(f"{part} x {scale:g}" for part, scale in facts["parts"])
-    if facts["origin"] == "imported":
-        table["imported from"] = ", ".join(f"`{part}`" for part, _ in facts["parts"])
-    if facts["rank_error"]:
-        table["error of the rank"] = f"{facts['rank_error']:.1%}"
+    table["layers"] = f"{provenance['layers']}, rank {values['rank']}"
+    if provenance["left_out"]:
+        table["layers left out"] = "; ".join(
+            f"{len(names)}: {reason}" for reason, names in provenance["left_out"].items()
+        )
+    table |= {} if config is None else _training(config, provenance)
+    if provenance["origin"] == "merged":
+        table["merged from"] = ", ".join(f"{part} x {scale:g}" for part, scale in provenance["parts"])
+    if provenance["origin"] == "imported":
+        table["imported from"] = ", ".join(f"`{part}`" for part, _ in provenance["parts"])
+    if provenance["rank_error"]:
+        table["error of the rank"] = f"{provenance['rank_error']:.1%}"
     return {key: value.replace("|", "\\|").replace("\n", " ") for key, value in table.items()}
 
 
@@ -224,27 +226,30 @@ def _group(config: Mapping[str, Any]) -> str:
     return "`esd-x`: the cross-attentions' " + ("keys and values" if is_confined else "queries, keys, values, outputs")
 
 
-def _training(config: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, str]:
+def _training(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, str]:
     """What was trained, and what it came to."""
     kept = "the text encoder's vocabulary" if config["preserve"] == "vocabulary" else ", ".join(config["preserve"])
     used = ", ".join(
-        f"{facts['preserved'][key]} {words}" for key, words in _PRESERVED.items() if facts["preserved"].get(key)
+        f"{provenance['preserved'][key]} {words}"
+        for key, words in _PRESERVED.items()
+        if provenance["preserved"].get(key)
     )
     table = {
         "strength": f"`eta={config['eta']:g}`",
         "preserved": (kept or "nothing") + (f" ({used})" if used else ""),
-        "training": f"{facts['iterations']} iterations of {config['batch_size']}, {facts['seconds']:.0f} s, "
-        f"learning rate {config['learning_rate']:g}" + ("" if facts["complete"] else "; interrupted"),
+        "training": f"{provenance['iterations']} iterations of {config['batch_size']}, {provenance['seconds']:.0f} s, "
+        f"learning rate {config['learning_rate']:g}" + ("" if provenance["complete"] else "; interrupted"),
     }
-    if facts["active"]:
-        table["trained on top of"] = ", ".join(f"{name} x {scale:g}" for name, scale in facts["active"].items())
-    if facts["beside"]:
-        table["switched off while training"] = ", ".join(facts["beside"])
-    if facts["alignment"] is not None:
-        single = f"{facts['alignment']:.2f} (1 intact, 0 as without the words, {-config['eta']:g} target)"
-        several = ", ".join(f"{concept} {value:.2f}" for concept, value in facts["alignments"].items())
-        table["alignment"] = single + (f"; {several}" if len(facts["alignments"]) > 1 else "")
-        table["alignment over training"] = f"`{curve([aligned for _, aligned in facts['history']])}`"
+    if provenance["active"]:
+        table["trained on top of"] = ", ".join(f"{name} x {scale:g}" for name, scale in provenance["active"].items())
+    if provenance["beside"]:
+        table["switched off while training"] = ", ".join(provenance["beside"])
+    if provenance["alignment"] is not None:
+        single = f"{provenance['alignment']:.2f} (1 intact, 0 as without the words, {-config['eta']:g} target)"
+        drawn = {concept: value for concept, value in provenance["alignments"].items() if value is not None}
+        several = ", ".join(f"{concept} {value:.2f}" for concept, value in drawn.items())
+        table["alignment"] = single + (f"; {several}" if len(provenance["alignments"]) > 1 else "")
+        table["alignment over training"] = f"`{curve([aligned for _, aligned in provenance['history']])}`"
     return table
 
 

@@ -1,4 +1,4 @@
-"""Look at an erasure: the same prompts and seeds at several strengths, side by side, with labels."""
+"""Look at an erasure: the same prompts and seeds at several scales, side by side, with labels."""
 
 from __future__ import annotations
 

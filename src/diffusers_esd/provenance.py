@@ -40,7 +40,7 @@ class Provenance:
         versions: Versions of the packages that made it.
         iterations: Optimiser updates.
         alignment: Smoothed alignment at the end: 1 is intact, `-eta` the target.
-        alignments: The same by concept.
+        alignments: The same by concept; `None` for one that no iteration drew.
         preserved: How many preserved prompts there were (`"prompts"`), how many of them the null space was computed
             from (`"moments"`), and how many the preserve loss drew from (`"loss"`).
         active: Scales of the other adapters that were active while it trained, by name.
@@ -67,7 +67,7 @@ class Provenance:
     versions: dict[str, str] = field(default_factory=dict)
     iterations: int = 0
     alignment: float | None = None
-    alignments: dict[str, float] = field(default_factory=dict)
+    alignments: dict[str, float | None] = field(default_factory=dict)
     preserved: dict[str, int] = field(default_factory=dict)
     active: dict[str, float] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
@@ -233,7 +233,7 @@ _READERS: dict[str, Reader] = {
     "versions": _mapping_to(_text),
     "iterations": _count,
     "alignment": _optional(_number),
-    "alignments": _mapping_to(_number),
+    "alignments": _mapping_to(_optional(_number)),
     "preserved": _mapping_to(_count),
     "active": _mapping_to(_number),
     "beside": _list_of(_text),
