@@ -188,7 +188,7 @@ def test_baking_a_model_of_the_hub_keeps_its_types(erasures: list[str], tmp_path
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["info", "nowhere"], 1, "error: "),
+        (["info", "nowhere"], 1, "error: No erasure at nowhere: give its folder, its file, or "),
         (["merge", "nowhere", "-o", "x"], 1, "error: No erasure at nowhere"),
         (["erase", "nowhere", "a cat", "-o", "x", "--eta", "-1"], 1, "error: eta=-1.0 is out of range"),
         (["export", "nowhere"], 2, "-o/--output"),

@@ -193,7 +193,7 @@ def _text(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "name", "kind", "message"),
     [
-        (_missing, WEIGHTS_NAME, FileNotFoundError, f"there is no {WEIGHTS_NAME}."),
+        (_missing, WEIGHTS_NAME, FileNotFoundError, "give its folder, its file, or the 'user/name' of a repository."),
         (_foreign, WEIGHTS_NAME, ValueError, "is not an erasure: 'diffusers_esd' is missing in its header."),
         (_cut, WEIGHTS_NAME, ValueError, "is damaged or not a safetensors file ("),
         (_text, WEIGHTS_NAME, ValueError, "is damaged or not a safetensors file ("),
@@ -207,6 +207,12 @@ def test_what_is_no_erasure_is_refused(
     make(tmp_path / name)
     with pytest.raises(kind, match=re.escape(message)):
         Erasure.from_pretrained(tmp_path / name)
+
+
+def test_a_folder_without_an_erasure_is_refused(tmp_path: Path) -> None:
+    message = f"No erasure at {tmp_path}: there is no {WEIGHTS_NAME} in this folder."
+    with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
+        Erasure.from_pretrained(tmp_path)
 
 
 def test_another_architecture_is_refused(erasure: Erasure) -> None:

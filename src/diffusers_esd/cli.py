@@ -250,11 +250,7 @@ def _info(options: argparse.Namespace) -> None:
     from .files import HEADER_KEY, WEIGHTS_NAME, read_header
     from .provenance import read_record
 
-    file = Path(options.erasure)
-    if file.is_dir():
-        file = file / WEIGHTS_NAME
-    elif not file.exists() and hub.is_repo_id(options.erasure):
-        file = hub.download(options.erasure, WEIGHTS_NAME, token=None, revision=None)
+    file = hub.locate(options.erasure, WEIGHTS_NAME, token=None, revision=None)
     header = read_header(file)
     if HEADER_KEY not in header:
         raise ValueError(f"{file} is not an erasure: {HEADER_KEY!r} is missing in its header.")

@@ -202,13 +202,7 @@ class Erasure:
             FileNotFoundError: If there is no such file or repository.
             ValueError: If it is not a safetensors file, is damaged, or is not an erasure.
         """
-        file = Path(path)
-        if file.is_dir():
-            file = file / WEIGHTS_NAME
-        elif not file.exists() and file.suffix != ".safetensors" and hub.is_repo_id(os.fspath(path)):
-            file = hub.download(os.fspath(path), WEIGHTS_NAME, token=token, revision=revision)
-        if not file.is_file():
-            raise FileNotFoundError(f"No erasure at {path}: there is no {file.name}.")
+        file = hub.locate(path, WEIGHTS_NAME, token=token, revision=revision)
         header, weights = read_safetensors(file)
         if HEADER_KEY not in header:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -73,6 +74,30 @@ def is_repo_id(text: str) -> bool:
 def is_explicit(concepts: Sequence[str]) -> bool:
     """Whether a concept is of a kind whose pictures are not shown unasked."""
     return any(_EXPLICIT.search(concept.lower()) for concept in concepts)
+
+
+def locate(path: str | os.PathLike[str], filename: str, *, token: str | bool | None, revision: str | None) -> Path:
+    """The file of an erasure.
+
+    Args:
+        path: The folder that has it, the file itself, or the id of a repository, which is downloaded.
+        filename: Its name in a folder or a repository.
+        token: For a private repository.
+        revision: Of the repository.
+
+    Raises:
+        FileNotFoundError: If there is no such file or repository.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / filename
+        if not file.is_file():
+            raise FileNotFoundError(f"No erasure at {path}: there is no {filename} in this folder.")
+    elif not file.exists() and file.suffix != ".safetensors" and is_repo_id(os.fspath(path)):
+        return download(os.fspath(path), filename, token=token, revision=revision)
+    if not file.is_file():
+        raise FileNotFoundError(f"No erasure at {path}: give its folder, its file, or the 'user/name' of a repository.")
+    return file
 
 
 def download(repo_id: str, filename: str, *, token: str | bool | None, revision: str | None) -> Path:
