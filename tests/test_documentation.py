@@ -6,20 +6,35 @@ import re
 from pathlib import Path
 
 import pytest
+from controls import must_fail
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
+def run(text: str, name: str) -> None:
+    """Run the blocks of a page."""
+    namespace: dict[str, object] = {"__name__": "page"}
+    assert text.count("```python") == len(BLOCK.findall(text)), "a block is not closed"
+    for code in BLOCK.findall(text):
+        exec(compile(code, name, "exec"), namespace)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    namespace: dict[str, object] = {"__name__": "page"}
-    text = page.read_text(encoding="utf-8")
-    assert text.count("```python") == len(BLOCK.findall(text)), "a block is not closed"
-    for code in BLOCK.findall(text):
-        exec(compile(code, str(page), "exec"), namespace)
+    run(page.read_text(encoding="utf-8"), str(page))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["```python\nx = 1\n```\nText.\n```python\nassert x == 2\n```\n", "```python\nx = 1\n"],
+    ids=["a false block", "not closed"],
+)
+def test_a_page_that_is_wrong_is_seen(text: str) -> None:
+    with must_fail("a page must run"):
+        run(text, "page")
 
 
 def test_there_are_blocks_to_run() -> None:
