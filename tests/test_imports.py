@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from controls import must_fail
 
 import diffusers_esd
 
@@ -15,20 +16,21 @@ ROOT = Path(diffusers_esd.__file__).parent
 
 # Lowest first. A module may import those of earlier rows; within a family, its base.
 LAYERS: list[set[str]] = [
-    {"config", "objective", "files", "hub"},
-    {"groups", "denoiser"},
+    {"config", "files", "hub", "kohya", "limits", "objective", "products", "progress", "scales", "streams"},
+    {"denoiser", "groups", "plan", "provenance", "run"},
     {"adapter", "families.base"},
     {"families.schedules"},
     {"families.stable_diffusion", "families.stable_diffusion_3", "families.flux", "families.aura_flow"},
     {"families"},
-    {"networks", "vocabulary"},
-    {"trajectory", "erasure", "null_space"},
-    {"training", "compose"},
-    {"formats", "pictures", "trainer"},
+    {"encoding", "erasure"},
+    {"networks", "null_space", "sources", "vocabulary"},
+    {"compose", "trajectory"},
+    {"formats", "pictures", "training"},
+    {"trainer"},
     {"cli"},
 ]
 LAYER = {name: height for height, names in enumerate(LAYERS) for name in names}
-LIGHT = ("torch", "diffusers", "peft", "transformers", "safetensors", "numpy")
+HEAVY = ("torch", "diffusers", "peft", "transformers", "safetensors", "numpy")
 
 
 def name_of(path: Path) -> str:
@@ -71,13 +73,30 @@ def test_every_module_has_a_layer() -> None:
     assert set(MODULES) == set(LAYER)
 
 
+def check_imports(name: str, source: str) -> None:
+    """Hold a module's source to the layers."""
+    package = list(MODULES[name].parent.relative_to(ROOT).parts)
+    for other in imported(source, package):
+        assert other in LAYER, f"{name} imports {other}, which is not a module of the package"
+        assert LAYER[other] < LAYER[name], f"{name} imports {other}, which is not below it"
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_imports_go_to_lower_layers(name: str) -> None:
-    path = MODULES[name]
-    package = list(path.parent.relative_to(ROOT).parts)
-    for other in imported(path.read_text(encoding="utf-8"), package):
-        assert other in LAYER, f"{name} imports {other}, which is no module"
-        assert LAYER[other] < LAYER[name], f"{name} imports {other}, which is not below it"
+    check_imports(name, MODULES[name].read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("config", "from .trainer import ESDTrainer"),
+        ("families.flux", "from .aura_flow import AuraFlow"),
+        ("cli", "from .nowhere import nothing"),
+    ],
+)
+def test_other_imports_are_seen(name: str, source: str) -> None:
+    with must_fail("only lower modules may be imported"):
+        check_imports(name, source)
 
 
 @pytest.mark.parametrize(
@@ -96,19 +115,21 @@ def test_the_walk_sees_every_form_of_import(source: str, package: list[str], exp
     assert imported(source, package) == expected
 
 
-@pytest.mark.parametrize(("statement", "loaded"), [("", False), ("; diffusers_esd.ESDTrainer", True)])
-def test_importing_the_package_is_light(statement: str, loaded: bool) -> None:
-    """The control: a first use of the trainer does load torch."""
-    code = f"import sys, diffusers_esd{statement}; print([m for m in {LIGHT} if m in sys.modules])"
+def loaded_by(statement: str) -> list[str]:
+    """Which of the heavy packages a new process has loaded after importing ours and a statement."""
+    code = f"import sys, diffusers_esd; {statement}; print([m for m in {HEAVY} if m in sys.modules])"
     printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert ("torch" in ast.literal_eval(printed.splitlines()[-1])) is loaded
-    assert loaded or printed.strip() == "[]"
+    return ast.literal_eval(printed.splitlines()[-1])
 
 
-def test_the_configuration_needs_no_torch() -> None:
-    code = f"import sys, diffusers_esd; diffusers_esd.ESDConfig(); print([m for m in {LIGHT} if m in sys.modules])"
-    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert printed.strip() == "[]"
+@pytest.mark.parametrize("statement", ["pass", "diffusers_esd.ESDConfig()"])
+def test_importing_the_package_is_light(statement: str) -> None:
+    assert loaded_by(statement) == []
+
+
+def test_using_the_trainer_is_not_light() -> None:
+    with must_fail("the trainer needs torch"):
+        assert "torch" not in loaded_by("diffusers_esd.ESDTrainer")
 
 
 def test_public_names_are_all_there() -> None:
