@@ -8,21 +8,23 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, FluxPipeline, StableDiffusionXLImg2ImgPipeline
+from controls import must_fail
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, FluxPipeline, StableDiffusionXLImg2ImgPipeline
 from tiny import tiny_aura_flow, tiny_flux, tiny_pipeline, tiny_sd3, tiny_xl
 from torch import Tensor
 
-from diffusers_esd import ESDTrainer, vocabulary
+from diffusers_esd import ESDTrainer, Limits, vocabulary
 from diffusers_esd.adapter import Adapter
 from diffusers_esd.denoiser import base_layers, evaluation
+from diffusers_esd.encoding import Encoded
 from diffusers_esd.families import Family, StableDiffusionXL, family_for
 from diffusers_esd.groups import select
 from diffusers_esd.networks import Networks
-from diffusers_esd.null_space import LARGEST_LEAK, null_space
+from diffusers_esd.null_space import NullSpace, NullSpaceFinder, sees_text, text_moments
 from diffusers_esd.objective import alignment
 from diffusers_esd.trajectory import FreshTrajectory
 
-STEPS = 6
+STEPS = 5  # divides 1000: the pipelines' own DDIM then steps to its next timestep
 BUILDERS: dict[str, Callable[..., Any]] = {
     "sd1": tiny_pipeline,
     "sd2": lambda: tiny_pipeline("v_prediction"),
@@ -49,22 +51,21 @@ def attach(family: Family, group: Any = "esd-x", name: str = "ours") -> Adapter:
     return Adapter(denoiser, name, selection, rank=2, lora_alpha=2, seed=0)
 
 
-def drawn(pipe: Any, noise: Tensor, guidance_scale: float, family: Family | None = None) -> list[Tensor]:
+def drawn(
+    pipe: Any, noise: Tensor, guidance_scale: float, family: Family | None = None, steps: int = STEPS
+) -> list[Tensor]:
     """The states of a trajectory of ours."""
     family = family or family_for(pipe)
     shape = tuple(noise.shape[1:])
-    family.prepare(STEPS, shape, guidance_scale)
-    trajectory = FreshTrajectory(
-        Networks(family, attach(family), ["a cat"]),
-        ["a cat"],
-        shape=shape,
-        batch_size=1,
-        rollout="student",
-        generator=torch.Generator().manual_seed(0),
-    )
+    family.prepare(steps, shape, guidance_scale)
+    encoded = Encoded(family)
+    encoded.add(["", "a cat"])
+    options: dict[str, Any] = {"purpose": "erase", "seed": 0, "shape": shape, "batch_size": 1, "rollout": "student"}
+    trajectory = FreshTrajectory(Networks(family, attach(family), encoded), ["a cat"], states=1, **options)
     states = [noise]
-    for position in range(STEPS):
-        states.append(trajectory._denoise(states[-1], position, "a cat"))
+    for position in range(steps):
+        here, next_one = torch.tensor([position]), torch.tensor([position + 1])
+        states.append(trajectory._denoise(states[-1], here, next_one, ["a cat"]))
     return states
 
 
@@ -85,7 +86,7 @@ def sampled(pipe: Any, noise: Tensor, guidance_scale: float, **options: Any) -> 
     pipe(
         "a cat",
         latents=packed(pipe, noise),
-        num_inference_steps=STEPS,
+        num_inference_steps=options.pop("steps", STEPS),
         guidance_scale=guidance_scale,
         height=size,
         width=size,
@@ -124,20 +125,30 @@ def test_states_are_the_pipelines_own(build: Callable[[], Any], guidance_scale: 
     assert not torch.allclose(states[0], states[1], atol=1e-2), "the control: states do move"
 
 
-def test_eulers_states_are_ours_times_a_scale() -> None:
+@pytest.mark.parametrize(
+    ("spacing", "steps"), [("leading", 5), ("leading", 6), ("trailing", 28), ("linspace", 10), ("linspace", 28)]
+)
+def test_eulers_states_are_ours_times_a_scale(spacing: str, steps: int) -> None:
+    """The real SDXL pipeline with its Euler scheduler, where the latter's timesteps are whole numbers."""
     pipe = tiny_xl()
+    pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config, timestep_spacing=spacing)
     noise = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(3))
     seen: list[Tensor] = []
     hook = pipe.unet.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0][:1]))
-    theirs = sampled(pipe, noise, 4)
+    theirs = sampled(pipe, noise, 4, steps=steps)
     hook.remove()
-    ours = drawn(pipe, noise, 4)
     sigmas = pipe.scheduler.sigmas
-    for k in range(1, STEPS):
+    # But for leading spacing the pipeline starts from noise that is a little smaller than what the model was trained on.
+    first = pipe.scheduler.init_noise_sigma / (sigmas[0] ** 2 + 1).sqrt()
+    ours = drawn(pipe, first * noise, 4, steps=steps)
+    for k in range(1, steps):
         scale = (sigmas[k] ** 2 + 1).sqrt()
-        torch.testing.assert_close(ours[k], theirs[k - 1] / scale, rtol=1e-3, atol=1e-3)
-        torch.testing.assert_close(ours[k], seen[k], rtol=1e-3, atol=1e-3)
-    assert (sigmas[1] ** 2 + 1).sqrt() > 3, "the control: the scale matters"
+        torch.testing.assert_close(ours[k], theirs[k - 1] / scale, rtol=1e-3, atol=5e-3)
+        torch.testing.assert_close(ours[k], seen[k], rtol=1e-3, atol=5e-3)
+    with must_fail("the scale matters"):
+        torch.testing.assert_close(ours[1], theirs[0], rtol=1e-3, atol=5e-3)
+    with must_fail("states move from step to step"):
+        torch.testing.assert_close(ours[2], seen[1], rtol=1e-3, atol=5e-3)
 
 
 def test_sizes_and_crops_of_sdxl_reach_the_model() -> None:
@@ -204,7 +215,7 @@ TWINS = ("sd2", "sd3.5", "flux-schnell")  # differ little from those before them
 def test_training_erases_and_the_file_is_the_student(kind: str, group: str, tmp_path: Path) -> None:
     pipe = BUILDERS[kind]()
     family = family_for(pipe)
-    e_cond, e_null = (torch.cat([prediction(family, p, seed=99, position=k) for k in (1, 3, 5)]) for p in ("a cat", ""))
+    e_cond, e_null = (torch.cat([prediction(family, p, seed=99, position=k) for k in (1, 2, 4)]) for p in ("a cat", ""))
     trainer = ESDTrainer(
         pipe,
         group=group,
@@ -220,7 +231,7 @@ def test_training_erases_and_the_file_is_the_student(kind: str, group: str, tmp_
     losses, aligned = zip(*erasure.provenance.history, strict=True)
     assert aligned[0] == pytest.approx(1.0, abs=1e-3)
     assert sum(losses[-20:]) < 0.5 * sum(losses[:20])
-    e_student = torch.cat([prediction(family, "a cat", seed=99, position=k) for k in (1, 3, 5)])
+    e_student = torch.cat([prediction(family, "a cat", seed=99, position=k) for k in (1, 2, 4)])
     assert alignment(e_student, e_cond, e_null) < 0, "on noise that was not trained on"
 
     erasure.save_pretrained(tmp_path)
@@ -232,44 +243,82 @@ def test_training_erases_and_the_file_is_the_student(kind: str, group: str, tmp_
     assert torch.equal(prediction(family_for(fresh)), student)
 
 
+def space_of(family: Family, names: list[str], **limits: Any) -> NullSpace:
+    """The null space of layers, with few trajectories."""
+    kept, concept = ["", "a dog", "a bus"], ["a cat"]
+    chosen = Limits(**{"trajectories": 6, "held_out": 3, "concept_trajectories": 3, "largest_leak": 1e9, **limits})
+    encoded = Encoded(family)
+    encoded.add([*kept, *concept])
+    text = text_moments(encoded, kept, concept, concept, empty_share=0.1, sampled=True, keep=())
+    finder = NullSpaceFinder(
+        family,
+        encoded,
+        text=text,
+        kept=kept * 3,
+        concept=concept * 6,
+        rank=2,
+        shape=family.latent_shape(16),
+        guidance_scale=3.0,
+        seed=0,
+        limits=chosen,
+    )
+    return finder.find(names)
+
+
 @kinds
 def test_the_null_space_finds_layers(kind: str) -> None:
     """The hooks see every family's layers; on random weights only that can be asked."""
     family = family_for(BUILDERS[kind]())
     names = base_layers(family.denoiser)
-    space = null_space(
-        family,
-        names,
-        concept=["a cat"],
-        preserved=["", "a dog", "a bus"],
-        rank=2,
-        shape=family.latent_shape(16),
-        guidance_scale=3.0,
-        generator=torch.Generator().manual_seed(0),
-    )
-    assert 0 < len(space.rows) <= len(names)
-    assert max(space.leak.values()) <= LARGEST_LEAK
+    space = space_of(family, names)
+    assert set(space.rows) == set(names) == set(space.leaks)
     assert all(rows.shape == (2, family.denoiser.get_submodule(n).weight[0].numel()) for n, rows in space.rows.items())
     assert all(torch.isfinite(rows).all() for rows in space.rows.values())
+    few = sorted(space.leaks.values())[2]
+    left = space_of(family_for(BUILDERS[kind]()), names, largest_leak=few).rows
+    assert set(left) == {name for name, leak in space.leaks.items() if leak <= few}
+    wide = space_of(family_for(BUILDERS[kind]()), names, widest=20)
+    assert set(wide.wide) | set(wide.rows) == set(names)
+    assert wide.wide
+
+
+@kinds
+@torch.no_grad()
+def test_text_states_names_the_layers_that_are_given_the_token_states_as_they_are(kind: str) -> None:
+    family = family_for(BUILDERS[kind]())
+    shape = family.latent_shape(16)
+    family.prepare(STEPS, shape, 3.0)
+    conditioning = family.encode(["a cat"])
+    states = conditioning[family.text]
+    found: list[str] = []
+    for name in base_layers(family.denoiser):
+        layer = family.denoiser.get_submodule(name)
+
+        def note(layer: Any, inputs: tuple[Tensor, ...], name: str = name) -> None:
+            if inputs[0].shape == states.shape and torch.equal(inputs[0], states):
+                found.append(name)
+
+        layer.register_forward_pre_hook(note)
+    family.predict(torch.randn((1, *shape)), torch.tensor([0]), conditioning)
+    expected, others = sees_text(family, base_layers(family.denoiser))
+    assert sorted(found) == sorted(expected)
+    assert expected
+    assert others
 
 
 @pytest.mark.parametrize("kind", ["sd1", "sdxl"])
-def test_keys_and_values_of_cross_attentions_are_known_to_be_given_the_text(kind: str) -> None:
+def test_keys_and_values_of_cross_attentions_cost_no_evaluation(kind: str) -> None:
     family = family_for(BUILDERS[kind]())
-    options = {"concept": ["a cat"], "preserved": ["a dog"], "rank": 2, "shape": family.latent_shape(16)}
-    for names, evaluations in (("attn2.to_k", 1), ("attn1.to_k", 1 + 2 * 6)):
+    for names, evaluations in (("attn2.to_k", 0), ("attn1.to_k", (6 + 3 + 6) * Limits().steps)):
         chosen = [name for name in base_layers(family.denoiser) if name.endswith(names)]
-        generator = torch.Generator().manual_seed(0)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("diffusers_esd.null_space.LARGEST_LEAK", float("inf"))
-            space = null_space(family, chosen, guidance_scale=3.0, generator=generator, **options)
+        space = space_of(family, chosen)
         assert space.evaluations == evaluations
         assert len(space.rows) == len(chosen)
 
 
 @kinds
 def test_the_vocabulary_is_the_tokenizers(kind: str) -> None:
-    kept = vocabulary.preserved(family_for(BUILDERS[kind]()), ["a cat"], torch.Generator().manual_seed(0))
+    kept = vocabulary.preserved(family_for(BUILDERS[kind]()), ["a cat"], seed=0, limits=Limits()).prompts
     assert "a dog" in kept
     assert "a cat" not in kept
 

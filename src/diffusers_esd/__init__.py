@@ -10,10 +10,14 @@ if TYPE_CHECKING:
     from .erasure import Erasure
     from .families import Family
     from .formats import export, import_erasure
+    from .limits import Limits
     from .objective import esd_target
     from .pictures import preview
+    from .plan import Plan
+    from .progress import Progress
+    from .provenance import Provenance
+    from .run import RunConfig
     from .trainer import ESDTrainer
-    from .training import Progress
 
 _HOME = {
     "ESDConfig": "config",
@@ -26,7 +30,11 @@ _HOME = {
     "ESDTrainer": "trainer",
     "Erasure": "erasure",
     "Family": "families",
-    "Progress": "training",
+    "Limits": "limits",
+    "Plan": "plan",
+    "Progress": "progress",
+    "Provenance": "provenance",
+    "RunConfig": "run",
     "esd_target": "objective",
 }
 
@@ -35,7 +43,11 @@ __all__ = [
     "ESDTrainer",
     "Erasure",
     "Family",
+    "Limits",
+    "Plan",
     "Progress",
+    "Provenance",
+    "RunConfig",
     "bake",
     "esd_target",
     "export",

@@ -6,6 +6,9 @@ over layers collected once, which costs microseconds where walking the model cos
 
 from __future__ import annotations
 
+import math
+import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -17,17 +20,10 @@ from torch import Tensor, nn
 
 from .denoiser import Denoiser, UserState, adapter_names, evaluation, tuner_layers
 from .groups import Selection
+from .streams import stream
 
 
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """PyTorch's CPU generator, from which PEFT draws wherever the denoiser is, at a seed, and back."""
-    state = torch.get_rng_state()
-    try:
-        torch.default_generator.manual_seed(seed)
-        yield
-    finally:
-        torch.set_rng_state(state)
+_ATTACHING = threading.Lock()  # Python's filter of warnings is one for all threads
 
 
 class Adapter:
@@ -40,7 +36,8 @@ class Adapter:
         rank: Rank in every layer.
         lora_alpha: Scale times rank.
         seed: Seed of the initial weights; the global generators are left as they were.
-        rows: Fixed A of each layer, (rank, d); only B trains then. `None` draws A at random and trains both.
+        rows: Fixed A of each layer, (rank, d); only B trains then. `None` draws A from Kaiming's uniform distribution, as
+            PEFT does, and trains both.
 
     Attributes:
         selection: The layers it is on.
@@ -65,25 +62,31 @@ class Adapter:
         # PEFT divides lora_alpha by r, so any number will do; its annotation says int.
         config = LoraConfig(r=rank, lora_alpha=lora_alpha, target_modules=selection.pattern)  # type: ignore[arg-type]
         try:
-            with _seeded(seed):
+            with _ATTACHING, warnings.catch_warnings(), torch.device("meta"):
+                # PEFT warns of a second adapter, which here is meant. On the meta device it draws no random numbers.
+                warnings.filterwarnings("ignore", "Already found a `peft_config`")
                 denoiser.add_adapter(config, adapter_name=name)
-            self._set_up(rows)
+            self._set_up(seed, rows)
         except BaseException:
             _delete(denoiser, name, self._user)
             raise
 
-    def _set_up(self, rows: Mapping[str, Tensor] | None) -> None:
+    def _set_up(self, seed: int, rows: Mapping[str, Tensor] | None) -> None:
         denoiser, name = self._denoiser, self.name
-        self._user.restore(adding=[name])
-        self._layers = [layer for layer in tuner_layers(denoiser) if name in layer.lora_A]
         # By layer, not by name: a name such as "0" or "conv" also stands in the names of base weights.
-        for layer in self._layers:
-            for side in (layer.lora_A, layer.lora_B):
-                side[name].weight.data = side[name].weight.data.float()
-        for path, value in (rows or {}).items():
-            weight = denoiser.get_submodule(path).lora_A[name].weight
-            weight.data[: len(value)] = value.reshape(len(value), *weight.shape[1:])
-            weight.data[len(value) :] = 0
+        layers = {path: layer for path, layer in denoiser.named_modules() if name in getattr(layer, "lora_A", ())}
+        for path, layer in layers.items():
+            device = layer.get_base_layer().weight.device
+            a, b = (side[name] for side in (layer.lora_A, layer.lora_B))
+            first = torch.empty(a.weight.shape, device="cpu", dtype=torch.float32)
+            nn.init.kaiming_uniform_(first, a=5**0.5, generator=stream(seed, "adapter", path))
+            if rows is not None:
+                first.zero_()
+                first[: len(rows[path])] = rows[path].reshape(len(rows[path]), *first.shape[1:])
+            a.weight = nn.Parameter(first.to(device))
+            b.weight = nn.Parameter(torch.zeros(b.weight.shape, device=device, dtype=torch.float32))
+        self._layers = list(layers.values())
+        self._user.restore(adding=[name])
         trained = ("lora_A", "lora_B") if rows is None else ("lora_B",)
         self.parameters = [getattr(layer, side)[name].weight for layer in self._layers for side in trained]
         self._states = [(layer.__dict__, list(layer.active_adapters)) for layer in self._layers]
@@ -182,12 +185,14 @@ def activate(denoiser: Denoiser, scales: Mapping[str, float]) -> None:
 
 def active_scales(denoiser: Denoiser) -> dict[str, float]:
     """The active adapters and the scales they are active with."""
-    found: dict[str, float] = {}
+    scales: dict[str, float] = {}
     for layer in tuner_layers(denoiser):
         for name in layer.active_adapters:
-            if name in layer.scaling:
-                found.setdefault(name, layer.scaling[name] * layer.r[name] / layer.lora_alpha[name])
-    return found
+            if name in layer.scaling and name not in scales:
+                is_rslora = getattr(denoiser.peft_config[name], "use_rslora", False)
+                rank = math.sqrt(layer.r[name]) if is_rslora else layer.r[name]
+                scales[name] = layer.scaling[name] * rank / layer.lora_alpha[name]
+    return scales
 
 
 def check_fit(denoiser: Denoiser, component: str, weights: dict[str, Tensor]) -> None:

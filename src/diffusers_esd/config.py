@@ -1,26 +1,35 @@
-"""`ESDConfig`: every choice of a training, checked when made, frozen afterwards, JSON both ways."""
+"""`ESDConfig`: what is learned. Checked when made, frozen afterwards, JSON both ways.
+
+Everything that changes the weights of the result is here, and goes into its file. How a training runs (offloading,
+gradient checkpointing) is `RunConfig`'s.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 Group = Literal["esd-x", "esd-x-strict", "esd-u", "full"]
 Rollout = Literal["student", "teacher"]
 Trajectory = Literal["pool", "fresh"]
 Optimizer = Literal["adam", "adam8bit"]
+LRScheduler = Literal["constant", "linear", "cosine"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ESDConfig:
-    """Every choice of a training; the defaults are the paper's for nudity on SD 1.4, and preserve the rest.
+    """What a training learns. The defaults are the paper's for nudity on SD 1.4, and preserve everything else.
 
     Attributes:
         group: Which layers train. `"esd-x"`: cross-attention, for what should go when the prompt names it (a style).
             `"esd-x-strict"`: only its keys and values. `"esd-u"`: everything but cross-attention, for what should go
-            in any case (nudity, an object). `"full"`: both.
+            in any case (nudity, an object). `"full"`: both. Any other string is a regular expression that matches the
+            whole name of a layer, such as `".*attn1.*"`.
         eta: Strength of the negative guidance, Eq. 7's `eta`; 0 or more, usually 1 to 3. Scripts that count from
             the conditional prediction call `eta + 1` their negative guidance.
         guidance_scale: Classifier-free guidance of the trajectories that training states come from, usually 3.
@@ -28,32 +37,34 @@ class ESDConfig:
         iterations: Optimiser updates.
         batch_size: Training states per evaluation of the student.
         gradient_accumulation_steps: Batches per iteration, one after the other: as one larger, at less memory.
-        learning_rate: Adam's, constant. Adapters want about ten times what full weights want.
+        learning_rate: Adam's. Adapters want about ten times what full weights want.
+        lr_scheduler: How the learning rate goes on after its warm-up: `"constant"`, or down to 0 at the last iteration,
+            `"linear"` or as a `"cosine"`.
+        lr_warmup_steps: Iterations over which the learning rate rises from 0.
+        max_grad_norm: Longer gradients are shortened to this norm; `None` leaves them as they are.
         rank: Rank of the adapter in every layer.
         lora_alpha: Scale of the adapter is `lora_alpha / rank`; `None` means `rank`, a scale of 1.
         rollout: Whose conditional prediction moves a trajectory: the `"student"`'s (the paper) or the `"teacher"`'s.
         trajectory: `"pool"` takes states from trajectories that advance with the predictions of the loss, at no cost;
             `"fresh"` denoises from new noise for every state, as the paper does.
         optimizer: `"adam"`, or `"adam8bit"`, which keeps its state in eight bits (`pip install "diffusers-esd[8bit]"`).
-        gradient_checkpointing: Compute the activations twice in place of keeping them: less memory, more time.
-        offload: Keep the text encoders and the autoencoder on the CPU while the denoiser trains.
         size: Height and width of the pictures in pixels; `None` means the model's own.
         seed: Seed of everything random: adapter, noises, timesteps, the order of concepts.
         erase_from: Prompt from which the concept is erased (`"hat"` from `"a cowboy"`): the student learns
             `e_from - eta * (e_cond - e_null)` on this prompt. `None` erases the concept itself.
         preserve: What must stay as it is: prompts, or `"vocabulary"`, the words of the text encoder in a few templates
             without those of the concept. Nothing, `()`, is the paper's plain training.
-        null_space: Whether the adapter listens only to what tells the concept from the preserved prompts: A of every
-            layer is computed and held, B trains. Groups `"esd-x"` and `"full"` then leave the cross-attentions'
-            queries and outputs alone.
+        null_space: Whether the adapter is confined to what tells the concept from the preserved prompts: A of every
+            layer is computed and fixed, B trains. Groups `"esd-x"` and `"full"` then leave the cross-attentions'
+            queries and outputs alone, so that `"esd-x"` trains the layers of `"esd-x-strict"`.
         preserve_weight: Weight of a loss that holds the student to the teacher on the preserved prompts, on
             trajectories of their own, at the cost of a second training; 0 or more, usually 1 to 20. 0 has no such loss.
             `None` means 0 where the null space is of text alone (`"esd-x"`, `"esd-x-strict"`), and 10 elsewhere.
-        stop_at_alignment: Stop when the smoothed alignment has fallen to this value; below 1, usually `-eta / 2` or
-            lower. `None` trains for all iterations.
+        stop_at_alignment: A concept whose smoothed alignment has fallen to this value is done; training stops when all
+            are. Below 1, usually `-eta / 2` or lower. `None` trains for all iterations.
     """
 
-    group: Group = "esd-u"
+    group: Group | str = "esd-u"
     eta: float = 1.0
     guidance_scale: float = 3.0
     num_inference_steps: int = 50
@@ -61,13 +72,14 @@ class ESDConfig:
     batch_size: int = 1
     gradient_accumulation_steps: int = 1
     learning_rate: float = 1e-4
+    lr_scheduler: LRScheduler = "constant"
+    lr_warmup_steps: int = 0
+    max_grad_norm: float | None = None
     rank: int = 16
     lora_alpha: float | None = None
     rollout: Rollout = "student"
     trajectory: Trajectory = "pool"
     optimizer: Optimizer = "adam"
-    gradient_checkpointing: bool = False
-    offload: bool = False
     size: int | None = None
     seed: int = 0
     erase_from: str | None = None
@@ -77,43 +89,32 @@ class ESDConfig:
     stop_at_alignment: float | None = None
 
     def __post_init__(self) -> None:
-        """Check every field.
+        """Check every field; numbers become Python's own.
 
         Raises:
             ValueError: If a value is out of range; the message says what came and what is allowed.
             TypeError: If a value has the wrong type.
         """
-        if isinstance(self.preserve, str) and self.preserve != "vocabulary":
-            raise TypeError(
-                f"preserve={self.preserve!r} is one string; give a list of prompts, [{self.preserve!r}], "
-                "or 'vocabulary'."
-            )
-        if not isinstance(self.preserve, str):
-            object.__setattr__(self, "preserve", tuple(self.preserve))
-            for prompt in self.preserve:
-                check_prompt("preserve", prompt)
-        for name in ("null_space", "gradient_checkpointing", "offload"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}.")
-        choices = {"group": Group, "rollout": Rollout, "trajectory": Trajectory, "optimizer": Optimizer}
-        for name, allowed in choices.items():
-            _check_choice(name, getattr(self, name), get_args(allowed))
-        for name in ("num_inference_steps", "iterations", "batch_size", "gradient_accumulation_steps", "rank"):
-            _check_integer(name, getattr(self, name), least=1)
-        if self.size is not None:
-            _check_integer("size", self.size, least=1)
-        _check_integer("seed", self.seed, least=0)
-        _check_number("eta", self.eta, "0 or more", lambda v: v >= 0)
-        _check_number("guidance_scale", self.guidance_scale, "0 or more", lambda v: v >= 0)
-        if self.preserve_weight is not None:
-            _check_number("preserve_weight", self.preserve_weight, "0 or more", lambda v: v >= 0)
-        _check_number("learning_rate", self.learning_rate, "above 0", lambda v: v > 0)
-        if self.lora_alpha is not None:
-            _check_number("lora_alpha", self.lora_alpha, "above 0", lambda v: v > 0)
-        if self.stop_at_alignment is not None:
-            _check_number("stop_at_alignment", self.stop_at_alignment, "below 1", lambda v: v < 1)
-        if self.erase_from is not None:
-            check_prompt("erase_from", self.erase_from)
+        for name, check in _CHECKS.items():
+            value = getattr(self, name)
+            if value is not None or name not in _OPTIONAL:
+                object.__setattr__(self, name, check(name, value))
+
+    @classmethod
+    def paper(cls, group: Group | str = "esd-u", **overrides: Any) -> ESDConfig:
+        """The paper's plain training: states from fresh noise, nothing preserved, A and B train.
+
+        Args:
+            group: Which layers train.
+            overrides: Other fields to change.
+        """
+        plain = {"group": group, "trajectory": "fresh", "preserve": (), "null_space": False}
+        return cls(**{**plain, **overrides})
+
+    @property
+    def states(self) -> int:
+        """Training states of all iterations."""
+        return self.iterations * self.batch_size * self.gradient_accumulation_steps
 
     @property
     def loss_weight(self) -> float:
@@ -180,20 +181,103 @@ def check_adapter_name(name: object) -> None:
         raise ValueError(f"Adapter name {name!r} has a slash, which a file's name cannot have.")
 
 
-def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, allowed))}.")
+def check_flag(name: str, value: object) -> bool:
+    """Refuse what is not True or False.
+
+    Raises:
+        TypeError: If it is something else.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}.")
+    return value
 
 
-def _check_integer(name: str, value: object, *, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number, got {value!r} of type {type(value).__name__}.")
-    if value < least:
-        raise ValueError(f"{name}={value} is too small; it must be {least} or more.")
+Check = Callable[[str, Any], Any]
 
 
-def _check_number(name: str, value: object, allowed: str, test: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}.")
-    if not math.isfinite(value) or not test(value):
-        raise ValueError(f"{name}={value} is out of range; it must be {allowed}.")
+def _choice(allowed: Any) -> Check:
+    def check(name: str, value: Any) -> Any:
+        if value not in get_args(allowed):
+            raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, get_args(allowed)))}.")
+        return value
+
+    return check
+
+
+def _integer(least: int) -> Check:
+    def check(name: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise TypeError(f"{name} must be a whole number, got {value!r} of type {type(value).__name__}.")
+        if value < least:
+            raise ValueError(f"{name}={value} is too small; it must be {least} or more.")
+        return int(value)
+
+    return check
+
+
+def _number(allowed: str, test: Callable[[float], bool]) -> Check:
+    def check(name: str, value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}.")
+        number = value if isinstance(value, int) else float(value)
+        if not math.isfinite(number) or not test(number):
+            raise ValueError(f"{name}={value} is out of range; it must be {allowed}.")
+        return number
+
+    return check
+
+
+def _group(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, got {value!r} of type {type(value).__name__}.")
+    try:
+        re.compile(value)
+    except re.error as error:
+        known = ", ".join(map(repr, get_args(Group)))
+        raise ValueError(f"{name}={value!r} is neither of {known} nor a regular expression ({error}).") from error
+    return value
+
+
+def _preserve(name: str, value: Any) -> Any:
+    if value == "vocabulary":
+        return value
+    if isinstance(value, str):
+        raise TypeError(f"{name}={value!r} is one string; give a list of prompts, [{value!r}], or 'vocabulary'.")
+    for prompt in value:
+        check_prompt(name, prompt)
+    return tuple(value)
+
+
+def _prompt(name: str, value: Any) -> Any:
+    check_prompt(name, value)
+    return value
+
+
+_at_least_0 = _number("0 or more", lambda v: v >= 0)
+_above_0 = _number("above 0", lambda v: v > 0)
+_CHECKS: dict[str, Check] = {
+    "group": _group,
+    "eta": _at_least_0,
+    "guidance_scale": _at_least_0,
+    "num_inference_steps": _integer(1),
+    "iterations": _integer(1),
+    "batch_size": _integer(1),
+    "gradient_accumulation_steps": _integer(1),
+    "learning_rate": _above_0,
+    "lr_scheduler": _choice(LRScheduler),
+    "lr_warmup_steps": _integer(0),
+    "max_grad_norm": _above_0,
+    "rank": _integer(1),
+    "lora_alpha": _above_0,
+    "rollout": _choice(Rollout),
+    "trajectory": _choice(Trajectory),
+    "optimizer": _choice(Optimizer),
+    "size": _integer(1),
+    "seed": _integer(0),
+    "erase_from": _prompt,
+    "preserve": _preserve,
+    "null_space": check_flag,
+    "preserve_weight": _at_least_0,
+    "stop_at_alignment": _number("below 1", lambda v: v < 1),
+}
+_OPTIONAL = {field.name for field in fields(ESDConfig) if field.default is None}

@@ -6,6 +6,8 @@ was and puts it back. PEFT is touched here and in `adapter`, nowhere else.
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,7 +58,7 @@ def check_denoiser(denoiser: Denoiser) -> None:
 
     Raises:
         ValueError: If a LoRA is fused or switched off, projections are fused, an IP-Adapter is loaded, or weights are
-            quantised, in float8 or not in memory.
+            quantised, in float8, made in `torch.inference_mode` or not in memory.
     """
     layers = tuner_layers(denoiser)
     if any(layer.merged for layer in layers):
@@ -80,6 +82,11 @@ def check_denoiser(denoiser: Denoiser) -> None:
             "The denoiser's weights are stored in float8 (layerwise casting), in which an adapter cannot train. "
             "Load the pipeline in float16, bfloat16 or float32 instead."
         )
+    if any(p.is_inference() for p in parameters):
+        raise ValueError(
+            "The denoiser's weights were made inside torch.inference_mode(), so no gradient can pass through them. Load "
+            "the pipeline outside of it; erasing and drawing inside are fine."
+        )
     if getattr(denoiser, "hf_quantizer", None) is not None:
         raise ValueError(
             "The denoiser is quantised; load the pipeline without quantization_config, in float16 or bfloat16, and see "
@@ -87,7 +94,7 @@ def check_denoiser(denoiser: Denoiser) -> None:
         )
     if getattr(denoiser.config, "encoder_hid_dim_type", None) == "ip_image_proj":
         raise ValueError(
-            "The pipeline has an IP-Adapter, whose picture a training has not. Call pipe.unload_ip_adapter() first."
+            "The pipeline has an IP-Adapter, and a training has no image to give it. Call pipe.unload_ip_adapter() first."
         )
     if any(p.device.type == "meta" for p in parameters):
         raise ValueError(
@@ -189,3 +196,46 @@ def model_name(pipe: Any) -> str:
     """The Hub id of a pipeline's model; of a local one only its folder's name, for the rest is nobody's business."""
     source = str(pipe.config.get("_name_or_path") or type(pipe).__name__)
     return Path(source).name if Path(source).exists() else source
+
+
+_FINGERPRINT_LAYERS = 64
+_LARGEST_HALF = 65504.0
+
+
+def fingerprint(denoiser: Denoiser) -> str:
+    """What tells the base weights of a denoiser from others, whatever adapters are on it.
+
+    It is no hash, because the same weights are loaded in float32, float16 or bfloat16: it is the hexadecimal form of 64
+    numbers in float16, little-endian, four digits each. They are the middle weight (in the order of the flattened
+    tensor) of each of 64 Linear and Conv2d layers, evenly spaced in the order of `base_layers`; of fewer layers all.
+    Compare with `same_weights`.
+
+    Returns:
+        The numbers, or `""`, which means unknown: a weight is not in memory, or quantised.
+    """
+    names = base_layers(denoiser)
+    count = min(_FINGERPRINT_LAYERS, len(names))
+    values = []
+    for i in range(count):
+        module = denoiser.get_submodule(names[i * len(names) // count])
+        layer: Any = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+        weight = layer.weight.detach()
+        if weight.device.type == "meta" or weight.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+            return ""
+        value = weight.flatten()[weight.numel() // 2].item()
+        values.append(min(max(value, -_LARGEST_HALF), _LARGEST_HALF))
+    return struct.pack(f"<{count}e", *values).hex()
+
+
+def same_weights(a: str, b: str) -> bool:
+    """Whether two fingerprints are of the same weights, each rounded to any of float32, float16 and bfloat16.
+
+    Args:
+        a: What `fingerprint` returned, not `""`.
+        b: The same of the other weights.
+    """
+    if len(a) != len(b):
+        return False
+    ours, theirs = (struct.unpack(f"<{len(text) // 4}e", bytes.fromhex(text)) for text in (a, b))
+    # Rounding to bfloat16 changes a number by 2**-8 of it at most, float16 has no steps below 2**-24.
+    return all(math.isclose(x, y, rel_tol=2**-7, abs_tol=2**-22) for x, y in zip(ours, theirs, strict=True))

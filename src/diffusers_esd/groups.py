@@ -7,6 +7,9 @@ A layer is a Linear or a Conv2d; a LoRA cannot carry norms or biases.
     esd-u         every layer outside the cross-attentions
     full          every layer
 
+Any other group is a regular expression that matches whole names, for the paper's other sets of parameters (its
+self-attentions alone, `".*attn1.*"`).
+
 Cross-attention modules are called `attn2` in U-Nets and in transformers that have them. Where text and picture attend
 to each other jointly instead (Stable Diffusion 3, Flux), the family says which layers are taken for them.
 
@@ -34,7 +37,7 @@ class Selection:
         mixed: Those names where text and picture have mixed: queries and outputs of the cross-attentions.
     """
 
-    group: Group
+    group: Group | str
     names: tuple[str, ...]
     pattern: str
     mixed: frozenset[str] = frozenset()
@@ -59,7 +62,7 @@ TEXT_INPUTS = r".*\battn2\.to_[kv]$"
 def select(
     layers: Collection[str],
     modules: Collection[str],
-    group: Group,
+    group: Group | str,
     *,
     text_layers: str = TEXT_LAYERS,
     text_inputs: str = TEXT_INPUTS,
@@ -69,12 +72,13 @@ def select(
     Args:
         layers: Names of every Linear and Conv2d of the denoiser.
         modules: Names of all its modules.
-        group: One of `"esd-x"`, `"esd-x-strict"`, `"esd-u"`, `"full"`.
+        group: One of `"esd-x"`, `"esd-x-strict"`, `"esd-u"`, `"full"`, or a regular expression that matches the whole name
+            of a layer.
         text_layers: What the names of the layers of the cross-attentions match from their start.
         text_inputs: What those of their keys and values match.
 
     Raises:
-        ValueError: If the group is unknown or selects no layer.
+        ValueError: If the group selects no layer.
     """
     prefixes = {
         "esd-x": f"(?={text_layers})",
@@ -82,14 +86,15 @@ def select(
         "esd-u": f"(?!{text_layers})",
         "full": "",
     }
-    if group not in prefixes:
-        raise ValueError(f"group={group!r} is unknown; choose one of {', '.join(map(repr, prefixes))}.")
-    names = tuple(name for name in layers if re.match(prefixes[group], name))
+    known = group in prefixes
+    names = tuple(name for name in layers if (re.match(prefixes[group], name) if known else re.fullmatch(group, name)))
     if not names:
         counts = {g: sum(bool(re.match(p, name)) for name in layers) for g, p in prefixes.items()}
         fitting = ", ".join(f"{g!r} ({n} layers)" for g, n in counts.items() if n) or "none"
-        raise ValueError(f"group={group!r} selects no layer of this denoiser; groups that do: {fitting}.")
-    pattern = prefixes[group] + r"(.*\.)?(" + "|".join(sorted({_ending(name) for name in names})) + ")"
+        what = "selects" if known else "is none of the named groups, and as a regular expression it selects"
+        raise ValueError(f"group={group!r} {what} no layer of this denoiser; groups that do: {fitting}.")
+    endings = r"(.*\.)?(" + "|".join(sorted({_ending(name) for name in names})) + ")"
+    pattern = prefixes[group] + endings if known else group
     if {name for name in modules if re.fullmatch(pattern, name)} != set(names):
         pattern = exactly(names)
     mixed = [name for name in names if re.match(text_layers, name) and not re.match(text_inputs, name)]

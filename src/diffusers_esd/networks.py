@@ -1,4 +1,4 @@
-"""Teacher and student, one denoiser: predictions at positions of a schedule, for prompts encoded once.
+"""Teacher and student, one denoiser: predictions at positions of a schedule, for prompts encoded before.
 
 Every prediction is counted in samples (a batch of three is three), because network evaluations are what a training
 costs and, unlike seconds, they do not depend on the machine.
@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from .adapter import Adapter
+from .encoding import Encoded
 from .families import Family
-
-_BATCH = 16  # prompts encoded at a time
 
 
 class Networks:
@@ -23,20 +22,16 @@ class Networks:
     Args:
         family: The family, with its schedule set.
         adapter: Our adapter on its denoiser.
-        prompts: The prompts that predictions will be asked for; the empty prompt is added.
+        encoded: The prompts that predictions will be asked for, the empty one among them.
 
     Attributes:
         evaluations: Samples evaluated so far: `"no_grad"` and `"grad"`.
     """
 
-    def __init__(self, family: Family, adapter: Adapter, prompts: Sequence[str]) -> None:
+    def __init__(self, family: Family, adapter: Adapter, encoded: Encoded) -> None:
         self.family = family
         self._adapter = adapter
-        self._row = {prompt: row for row, prompt in enumerate(dict.fromkeys(["", *prompts]))}
-        prompts = list(self._row)
-        parts = [family.encode(prompts[i : i + _BATCH]) for i in range(0, len(prompts), _BATCH)]
-        # On the CPU: of a few hundred prompts T5's states take a gigabyte, and an iteration needs a few rows.
-        self._conditioning = {key: torch.cat([part[key].cpu() for part in parts]) for key in parts[0]}
+        self._encoded = encoded
         self.evaluations = {"no_grad": 0, "grad": 0}
 
     @torch.no_grad()
@@ -62,7 +57,5 @@ class Networks:
         return self._predict(x_t, position, prompts)
 
     def _predict(self, x_t: Tensor, position: Tensor, prompts: Sequence[str]) -> Tensor:
-        rows = torch.tensor([self._row[prompt] for prompt in prompts])
-        conditioning = {key: value[rows].to(self.family.device) for key, value in self._conditioning.items()}
         self.evaluations["grad" if torch.is_grad_enabled() else "no_grad"] += len(prompts)
-        return self.family.predict(x_t, position, conditioning)
+        return self.family.predict(x_t, position, self._encoded.rows(prompts))

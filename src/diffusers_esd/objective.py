@@ -31,20 +31,37 @@ def esd_target(e_cond: Tensor, e_null: Tensor, eta: float, e_from: Tensor | None
     return origin - eta * (e_cond - e_null)
 
 
-def alignment(e_student: Tensor, e_cond: Tensor, e_null: Tensor, e_from: Tensor | None = None) -> Tensor:
-    """How much of the concept's direction `u = e_cond - e_null` is left in the student's prediction.
+def along(
+    e_student: Tensor, e_cond: Tensor, e_null: Tensor, e_from: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """How far the student's predictions go in the concept's direction `u = e_cond - e_null`, and how long that is.
 
     Args:
-        e_student: Student's prediction for the concept, or for `erase_from`.
-        e_cond: Teacher's prediction for the concept.
-        e_null: Teacher's prediction for the empty prompt.
-        e_from: Teacher's prediction for `erase_from`, when there is one.
+        e_student: Student's predictions for the concept, or for `erase_from`, (B, C, H, W).
+        e_cond: Teacher's predictions for the concept.
+        e_null: Teacher's predictions for the empty prompt.
+        e_from: Teacher's predictions for `erase_from`, when there is one.
 
     Returns:
-        Scalar `<e_student - e_null, u> / <u, u>` over all elements: 1 where the concept is intact, 0 where the
-            student predicts what the empty prompt does, `-eta` at the target. With `e_from` in place of the first
-            `e_null` it starts at 0 and the target is `-eta` again.
+        `<e_student - e_null, u>` and `<u, u>` of each state, (B,). With `e_from` the first is `<e_student - e_from, u>`.
     """
-    u = (e_cond - e_null).flatten().float()
+    u = (e_cond - e_null).flatten(1).float()
     origin = e_null if e_from is None else e_from
-    return (e_student - origin).flatten().float().dot(u) / u.dot(u).clamp_min(1e-30)
+    return ((e_student - origin).flatten(1).float() * u).sum(1), u.square().sum(1)
+
+
+def alignment(e_student: Tensor, e_cond: Tensor, e_null: Tensor, e_from: Tensor | None = None) -> Tensor:
+    """How much of the concept's direction is left in the student's predictions.
+
+    Args:
+        e_student: As of `along`, and so are the others.
+        e_cond: Teacher's predictions for the concept.
+        e_null: Teacher's predictions for the empty prompt.
+        e_from: Teacher's predictions for `erase_from`, when there is one.
+
+    Returns:
+        Scalar, the ratio of both sums over all states: 1 where the concept is intact, 0 where the student predicts what
+            the empty prompt does, `-eta` at the target. With `e_from` it starts at 0 and the target is `-eta` again.
+    """
+    forward, length = along(e_student, e_cond, e_null, e_from)
+    return forward.sum() / length.sum().clamp_min(1e-30)

@@ -1,33 +1,76 @@
 """`ESDTrainer`: a pipeline and a configuration in, an `Erasure` out.
 
-`null_space` decides what the adapter's layers may listen to, `Training` trains them; here both are put together, and
-the user's pipeline is put back as it was.
+The prompts are chosen and encoded, `NullSpaceFinder` decides which inputs the adapter's layers may answer, `Training`
+trains them. Here they are put together, and the user's pipeline is put back as it was.
 """
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from diffusers import DiffusionPipeline
 
 from . import vocabulary
-from .adapter import Adapter
+from .adapter import Adapter, active_scales
 from .config import ESDConfig, check_prompt
-from .denoiser import adapter_names, base_layers, check_denoiser, check_name, evaluation, resident, without
+from .denoiser import (
+    adapter_names,
+    base_layers,
+    check_denoiser,
+    check_name,
+    evaluation,
+    fingerprint,
+    model_name,
+    resident,
+    without,
+)
+from .encoding import Encoded
 from .erasure import Erasure
 from .families import Family, family_for
 from .groups import Selection, select
-from .null_space import NullSpace, null_space
-from .training import Progress, Training
+from .limits import Limits
+from .networks import Networks
+from .null_space import NullSpace, NullSpaceFinder, layer_width, sees_text, text_moments
+from .plan import Plan, expected_evaluations
+from .progress import Progress
+from .provenance import Provenance, default_name, package_versions
+from .run import RunConfig
+from .streams import permutation, stream
+from .training import Training, checkpointed, offloaded
+from .trajectory import JUMPS
+from .vocabulary import Preserved
 
-_CONTEXTS = 32  # words in whose company the concept is looked at
-_PRESERVED = 256  # prompts that the preserve loss draws from
+_LEAST_VISITS = 10  # of a concept; with fewer it is hardly trained
+_MIXED = "queries and outputs of cross-attentions, where text and picture have mixed"
+_WIDE = "wider than the null space looks at"
+
+
+@dataclass(frozen=True)
+class _Prompts:
+    """Which prompts play which part in a training.
+
+    Attributes:
+        student: What the student is trained on, and trajectories run on: the concepts, or `erase_from`.
+        preserved: What must stay.
+        contexts: The student's prompts in the company of other words.
+        of_kept: Preserved prompts of the null space's trajectories, those held out last.
+        of_concept: The student's and their contexts, the second half held out.
+        of_loss: Preserved prompts that the loss takes in turn.
+    """
+
+    student: tuple[str, ...]
+    preserved: Preserved
+    contexts: tuple[str, ...] = ()
+    of_kept: tuple[str, ...] = ()
+    of_concept: tuple[str, ...] = ()
+    of_loss: tuple[str, ...] = ()
 
 
 class ESDTrainer:
@@ -35,9 +78,11 @@ class ESDTrainer:
 
     Args:
         pipe: A pipeline of a known family.
-        config: The configuration; `None` means the defaults.
+        config: What is learned; `None` means the defaults.
+        run: How it runs; `None` means the defaults.
         family: For a kind of pipeline the package does not know: its family.
-        overrides: Fields of `ESDConfig` to change.
+        limits: Fixed numbers of vocabulary and null space, seldom changed.
+        overrides: Fields of `ESDConfig` and of `RunConfig` to change.
 
     Raises:
         TypeError: If the pipeline is of no known family, or a field is unknown.
@@ -49,20 +94,48 @@ class ESDTrainer:
         pipe: DiffusionPipeline,
         config: ESDConfig | None = None,
         *,
+        run: RunConfig | None = None,
         family: Family | None = None,
+        limits: Limits | None = None,
         **overrides: Any,
     ) -> None:
+        of_run = {field.name for field in fields(RunConfig)}
+        running = {name: overrides.pop(name) for name in of_run & overrides.keys()}
+        self.run = RunConfig(**{**asdict(run or RunConfig()), **running})
         self.config = ESDConfig.from_dict({**(config or ESDConfig()).to_dict(), **overrides})
+        self.limits = limits or Limits()
         if self.config.optimizer == "adam8bit" and find_spec("bitsandbytes") is None:
             raise ValueError("optimizer='adam8bit' needs bitsandbytes: pip install 'diffusers-esd[8bit]'.")
         self.family = family if family is not None else family_for(pipe)
         if self.family.pipe is not pipe:
             raise ValueError("family is of another pipeline; make it of the one that is trained, such as Mine(pipe).")
         self.family.check()
-        if self.config.gradient_checkpointing and not self.family.denoiser._supports_gradient_checkpointing:
+        if self.run.gradient_checkpointing and not self.family.denoiser._supports_gradient_checkpointing:
             raise ValueError(f"A {type(self.family.denoiser).__name__} has no gradient checkpointing.")
         self._shape = self.family.latent_shape(self.config.size)
         self._selection()
+
+    @overload
+    def erase(
+        self,
+        concept: str | Sequence[str],
+        *,
+        name: str | None = None,
+        beside: Sequence[str] = (),
+        callback: Callable[[Progress], None] | None = None,
+        dry_run: Literal[False] = False,
+    ) -> Erasure: ...
+
+    @overload
+    def erase(
+        self,
+        concept: str | Sequence[str],
+        *,
+        name: str | None = None,
+        beside: Sequence[str] = (),
+        callback: Callable[[Progress], None] | None = None,
+        dry_run: Literal[True],
+    ) -> Plan: ...
 
     def erase(
         self,
@@ -71,7 +144,8 @@ class ESDTrainer:
         name: str | None = None,
         beside: Sequence[str] = (),
         callback: Callable[[Progress], None] | None = None,
-    ) -> Erasure:
+        dry_run: bool = False,
+    ) -> Erasure | Plan:
         """Train an adapter that erases a concept. It stays on the pipeline, active beside what was active before.
 
         Args:
@@ -81,22 +155,22 @@ class ESDTrainer:
                 from the model without them, and works without them. By default it is trained on top of all that is
                 active.
             callback: Called after every iteration.
+            dry_run: Only say what would be trained and what it would cost. The denoiser is not evaluated.
 
         Returns:
-            The erasure. After Ctrl-C in the iterations it is what was reached, with `provenance.complete` false.
+            The erasure. After Ctrl-C in the iterations it is what was reached, with `provenance.complete` false. With
+                `dry_run`, the plan.
 
         Raises:
-            TypeError: If a concept is no text.
+            TypeError: If a concept is not a string.
             ValueError: If a concept is empty, a name cannot be used, or the pipeline cannot be trained.
+
+        Warns:
+            UserWarning: If the iterations are too few for so many concepts.
         """
-        concepts = [concept] if isinstance(concept, str) else list(concept)
-        if not concepts:
-            raise ValueError("concept is an empty list; give at least one prompt.")
-        for prompt in concepts:
-            check_prompt("concept", prompt)
-        if len(concepts) > 1 and self.config.erase_from is not None:
-            raise ValueError("erase_from takes a single concept; erase several with one call each.")
-        name = name if name is not None else "no-" + "-".join(map(_slug, concepts))
+        concepts = tuple(dict.fromkeys([concept] if isinstance(concept, str) else concept))
+        self._check_concepts(concepts)
+        name = name if name is not None else default_name(concepts)
         selection = self._selection()
         denoiser = self.family.denoiser
         check_name(denoiser, name)
@@ -107,43 +181,77 @@ class ESDTrainer:
         with ExitStack() as stack:
             # Whatever the pipeline offloads between calls it also offloads after this one.
             stack.callback(self.family.pipe.maybe_free_model_hooks)
+            stack.enter_context(_surroundings(self.family.device))
+            prompts = self._prompts(concepts)
+            if dry_run:
+                return self._plan(concepts, name, selection, prompts)
             stack.enter_context(resident(denoiser))
             stack.enter_context(without(denoiser, beside))
-            return self._erase(concepts, name, selection, callback)
+            return self._erase(concepts, name, selection, prompts, tuple(beside), callback)
+
+    def _check_concepts(self, concepts: Sequence[str]) -> None:
+        if not concepts:
+            raise ValueError("concept is an empty list; give at least one prompt.")
+        for prompt in concepts:
+            check_prompt("concept", prompt)
+        if len(concepts) > 1 and self.config.erase_from is not None:
+            raise ValueError("erase_from takes a single concept; erase several with one call each.")
+        batch = self.config.states // self.config.iterations
+        if len(concepts) > 1 and self.config.states < _LEAST_VISITS * len(concepts):
+            needed = -(-_LEAST_VISITS * len(concepts) // batch)
+            warnings.warn(
+                f"{self.config.iterations} iterations of {batch} visit each of {len(concepts)} concepts "
+                f"{self.config.states / len(concepts):.1f} times, which hardly trains them; give iterations={needed} or "
+                "more.",
+                stacklevel=3,
+            )
 
     def _erase(
-        self, concepts: list[str], name: str, selection: Selection, callback: Callable[[Progress], None] | None
+        self,
+        concepts: tuple[str, ...],
+        name: str,
+        selection: Selection,
+        prompts: _Prompts,
+        beside: tuple[str, ...],
+        callback: Callable[[Progress], None] | None,
     ) -> Erasure:
         started = time.monotonic()
-        preserved = self._preserved(concepts)
-        space = self._null_space(selection, concepts, preserved) if preserved and self.config.null_space else None
-        adapter = Adapter(
-            self.family.denoiser,
-            name,
-            selection if space is None else selection.only(space.rows),
-            rank=self.config.rank,
-            lora_alpha=self.config.lora_alpha or self.config.rank,
-            seed=self.config.seed,
-            rows=None if space is None else space.rows,
-        )
-        try:
-            with adapter.training():
-                training = Training(
-                    self.config,
-                    self.family,
-                    adapter,
-                    concepts=concepts,
-                    student_prompts=self._student_prompts(concepts),
-                    preserved=preserved[:_PRESERVED],
-                    shape=self._shape,
-                )
-                training.run(callback)
-            adapter.fold_scale()
-        except BaseException:
-            adapter.detach()
-            raise
-        provenance = training.provenance(time.monotonic() - started, 0 if space is None else space.evaluations)
-        return Erasure(name, adapter.weights(self.family.component), self.config, provenance)
+        config, family = self.config, self.family
+        active = active_scales(family.denoiser)
+        encoded = Encoded(family)
+        finder = self._finder(selection, prompts, encoded) if self._is_confined(prompts) else None
+        encoded.add(["", *concepts, *prompts.student, *prompts.of_loss])
+        with offloaded(family, self.run):
+            space = None if finder is None else self._space(finder, selection)
+            adapter = Adapter(
+                family.denoiser,
+                name,
+                selection if space is None else selection.only(space.rows),
+                rank=config.rank,
+                lora_alpha=config.lora_alpha or config.rank,
+                seed=config.seed,
+                rows=None if space is None else space.rows,
+            )
+            try:
+                with adapter.training(), checkpointed(family, self.run):
+                    family.prepare(config.num_inference_steps, self._shape, config.guidance_scale)
+                    training = Training(
+                        config,
+                        Networks(family, adapter, encoded),
+                        adapter.parameters,
+                        concepts=concepts,
+                        student_prompts=prompts.student,
+                        preserved=prompts.of_loss,
+                        shape=self._shape,
+                    )
+                    training.run(callback)
+                adapter.fold_scale()
+            except BaseException:
+                adapter.detach()
+                raise
+        provenance = self._provenance(training, adapter.selection, selection, prompts, space, time.monotonic() - started)
+        provenance = replace(provenance, active=active, beside=beside)
+        return Erasure(name, adapter.weights(family.component), config, provenance)
 
     def _selection(self) -> Selection:
         """The layers to train, of a denoiser that can be trained."""
@@ -157,35 +265,207 @@ class ESDTrainer:
             text_inputs=self.family.text_inputs,
         )
 
-    def _preserved(self, concepts: Sequence[str]) -> tuple[str, ...]:
-        """The prompts to preserve."""
-        if not isinstance(self.config.preserve, str):
-            return self.config.preserve
-        generator = torch.Generator().manual_seed(self.config.seed + 2)
-        return vocabulary.preserved(self.family, [*concepts, *self._student_prompts(concepts)], generator)
+    def _prompts(self, concepts: Sequence[str]) -> _Prompts:
+        """Which prompts play which part."""
+        config, limits = self.config, self.limits
+        student = tuple(concepts) if config.erase_from is None else (config.erase_from,)
+        if isinstance(config.preserve, str):
+            preserved = vocabulary.preserved(self.family, [*concepts, *student], seed=config.seed, limits=limits)
+        else:
+            order = permutation(len(config.preserve), stream(config.seed, "preserved"))
+            preserved = Preserved(tuple(config.preserve[i] for i in order))
+        if not preserved.prompts:
+            return _Prompts(student, preserved)
+        known = vocabulary.words(self.family.tokenizer)
+        company = [
+            vocabulary.contexts(prompt, known, limits.contexts, stream(config.seed, "contexts", prompt))
+            for prompt in student
+        ]
+        # In turn: each concept alone, each in its first company, each in its second, ...
+        turns = [prompt for turn in zip(*company, strict=True) for prompt in turn]
+        # Half of the trajectories are of the concepts alone.
+        both = [prompt for i in range(0, len(turns), len(student)) for prompt in (*student, *turns[i : i + len(student)])]
+        n = 2 * max(limits.concept_trajectories, 2 * len(student))
+        # No more than can cross the schedule, each in its turn.
+        of_loss = min(limits.loss_prompts, max(1, config.states // JUMPS))
+        return _Prompts(
+            student,
+            preserved,
+            contexts=tuple(turns),
+            of_kept=_cycled(preserved.prompts, limits.trajectories + limits.held_out),
+            of_concept=_cycled(both, n),
+            of_loss=preserved.prompts[:of_loss] if config.loss_weight else (),
+        )
 
-    def _null_space(self, selection: Selection, concepts: Sequence[str], preserved: Sequence[str]) -> NullSpace:
-        """Where the adapter may listen."""
-        generator = torch.Generator().manual_seed(self.config.seed + 3)
-        words = vocabulary.words(self.family.tokenizer)
-        prompts = [vocabulary.in_contexts(c, words, _CONTEXTS, generator) for c in self._student_prompts(concepts)]
-        # Hooks on every layer would have compiled code compiled again for each, if it took notice of them at all.
-        with evaluation(self.family.denoiser), torch.compiler.set_stance("force_eager"):
-            return null_space(
-                self.family,
-                selection.confinable().names,
-                concept=[prompt for group in prompts for prompt in group],
-                preserved=preserved,
-                rank=self.config.rank,
-                shape=self._shape,
-                guidance_scale=self.config.guidance_scale,
-                generator=generator,
+    def _is_confined(self, prompts: _Prompts) -> bool:
+        return self.config.null_space and bool(prompts.preserved.prompts)
+
+    def _finder(self, selection: Selection, prompts: _Prompts, encoded: Encoded) -> NullSpaceFinder:
+        """The finder of the null space; every prompt it needs is encoded here."""
+        config, family, limits = self.config, self.family, self.limits
+        of_text, others = sees_text(family, selection.confinable().names)
+        needed = {*prompts.of_kept, *prompts.of_concept} if others else set()
+        keep = {*needed, *prompts.of_loss, *prompts.student, ""}
+        text = None
+        if of_text:
+            text = text_moments(
+                encoded,
+                prompts.preserved.prompts,
+                prompts.student,
+                prompts.contexts,
+                empty_share=limits.empty_share,
+                sampled=isinstance(config.preserve, str),
+                keep=keep,
             )
+        encoded.add([*needed])
+        return NullSpaceFinder(
+            family,
+            encoded,
+            text=text,
+            kept=prompts.of_kept,
+            concept=prompts.of_concept,
+            rank=config.rank,
+            shape=self._shape,
+            guidance_scale=config.guidance_scale,
+            seed=config.seed,
+            limits=limits,
+        )
 
-    def _student_prompts(self, concepts: Sequence[str]) -> list[str]:
-        """What the student is trained on, and trajectories run on: the concepts, or `erase_from`."""
-        return list(concepts) if self.config.erase_from is None else [self.config.erase_from]
+    def _space(self, finder: NullSpaceFinder, selection: Selection) -> NullSpace:
+        denoiser = self.family.denoiser
+        # Hooks on every layer would have compiled code compiled again for each, if it took notice of them at all.
+        compiled = any(module._compiled_call_impl is not None for module in denoiser.modules())
+        with evaluation(denoiser), torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+            return finder.find(selection.confinable().names)
+
+    def _plan(self, concepts: tuple[str, ...], name: str, selection: Selection, prompts: _Prompts) -> Plan:
+        """What would be trained, and what it would cost."""
+        config, family, limits = self.config, self.family, self.limits
+        confined = self._is_confined(prompts)
+        names = selection.confinable().names if confined else selection.names
+        widths = {layer: layer_width(family.denoiser.get_submodule(layer)) for layer in names}
+        wide = tuple(layer for layer in names if confined and widths[layer] > limits.widest)
+        layers = tuple(layer for layer in names if layer not in wide)
+        others = sees_text(family, layers)[1] if confined else []
+        left_out = {_MIXED: tuple(n for n in selection.names if n not in names), _WIDE: wide}
+        evaluations = expected_evaluations(
+            config,
+            limits,
+            concepts=len(prompts.student),
+            of_loss=len(prompts.of_loss),
+            of_concept=len(prompts.of_concept),
+            sees_pictures=bool(others),
+        )
+        return Plan(
+            concepts=concepts,
+            name=name,
+            layers=layers,
+            left_out={reason: found for reason, found in left_out.items() if found},
+            preserved=prompts.preserved.prompts,
+            synonyms=prompts.preserved.synonyms,
+            of_moments=len(set(prompts.of_kept)) if others else 0,
+            of_loss=len(prompts.of_loss),
+            evaluations=evaluations,
+            memory=self._memory(layers, others, prompts, confined=confined),
+        )
+
+    def _memory(
+        self, layers: Sequence[str], others: Sequence[str], prompts: _Prompts, *, confined: bool
+    ) -> dict[str, int]:
+        """Bytes by what they are for."""
+        denoiser, rank = self.family.denoiser, self.config.rank
+        outputs = sum(len(_base_weight(denoiser, layer)) for layer in layers)
+        inputs = sum(layer_width(denoiser.get_submodule(layer)) for layer in layers)
+        # Weights, gradients and both of Adam's averages, in float32; a fixed A is weights alone.
+        trained = outputs if confined else outputs + inputs
+        moments = sum(2 * 4 * layer_width(denoiser.get_submodule(layer)) ** 2 for layer in others)
+        encoded = Encoded(self.family)
+        encoded.add(prompts.student[:1])
+        rows = {"", *prompts.student, *prompts.of_loss, *(prompts.of_kept + prompts.of_concept if others else ())}
+        return {
+            "denoiser": sum(p.nbytes for p in denoiser.parameters()),
+            "adapter and Adam": 4 * rank * (4 * trained + (inputs if confined else 0)),
+            "moments, before training": min(moments, self.limits.memory),
+            "encoded prompts, on the CPU": encoded.nbytes() * len(rows),
+        }
+
+    def _provenance(
+        self,
+        training: Training,
+        trained: Selection,
+        selection: Selection,
+        prompts: _Prompts,
+        space: NullSpace | None,
+        seconds: float,
+    ) -> Provenance:
+        """What the erasure was trained on and how it went."""
+        family, limits = self.family, self.limits
+        evaluations = dict(training.networks.evaluations)
+        left_out: dict[str, tuple[str, ...]] = {}
+        leaks: dict[str, float] = {}
+        of_moments = 0
+        if space is not None:
+            evaluations["no_grad"] += space.evaluations
+            confinable = set(selection.confinable().names)
+            left_out = {
+                _MIXED: tuple(layer for layer in selection.names if layer not in confinable),
+                _WIDE: space.wide,
+                f"leak above {limits.largest_leak:g}: cannot tell the concept from what is preserved": tuple(
+                    layer for layer in space.leaks if layer not in space.rows
+                ),
+            }
+            leaks = {layer: round(space.leaks[layer], 4) for layer in space.rows}
+            of_moments = len(set(prompts.of_kept)) if space.evaluations else len(prompts.preserved.prompts)
+        alignments = training.alignments.values()
+        return Provenance(
+            origin="trained",
+            concepts=training.concepts,
+            base_model=model_name(family.pipe),
+            base_fingerprint=fingerprint(family.denoiser),
+            family=type(family).__name__,
+            component=family.component,
+            pattern=trained.pattern,
+            layers=len(trained.names),
+            left_out={reason: names for reason, names in left_out.items() if names},
+            leaks=leaks,
+            versions=package_versions(),
+            iterations=len(training.history),
+            alignment=training.alignments.mean(),
+            alignments=dict(zip(training.concepts, (alignments.get(p) for p in prompts.student), strict=True)),
+            preserved={
+                "prompts": len(prompts.preserved.prompts),
+                "moments": of_moments,
+                "loss": len(prompts.of_loss),
+            },
+            seconds=round(seconds, 2),
+            evaluations=evaluations,
+            complete=training.complete,
+            history=tuple(training.history),
+        )
 
 
-def _slug(concept: str) -> str:
-    return re.sub(r"[^\w]+", "-", concept.lower()).strip("-") or "concept"
+@contextmanager
+def _surroundings(device: torch.device) -> Iterator[None]:
+    """Without the caller's autocast, `no_grad`, `inference_mode` and default device.
+
+    Autocast keeps its cast of the weights for as long as it lasts, so that a student inside it would stay as it was at
+    the first iteration.
+    """
+    with ExitStack() as stack:
+        for kind in {device.type, "cpu"}:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        yield
+
+
+def _cycled(prompts: Sequence[str], n: int) -> tuple[str, ...]:
+    """n prompts, again from the first where there are fewer."""
+    return tuple(prompts[i % len(prompts)] for i in range(n))
+
+
+def _base_weight(denoiser: Any, layer: str) -> Any:
+    module = denoiser.get_submodule(layer)
+    return getattr(module, "base_layer", module).weight

@@ -1,11 +1,11 @@
-"""One training: iterations of the loss, and how they went.
+"""One training: iterations of the loss.
 
 One iteration, with the student's and the teacher's predictions at states `x_t` of a trajectory:
 
     e_null, e_cond = teacher(x_t, ""), teacher(x_t, c)          one batch, no gradient
     loss           = MSE(student(x_t, c), e_null - eta * (e_cond - e_null))
 
-and, where prompts p are held by a loss, on trajectories of their own
+and, where a loss preserves prompts p, on trajectories of their own
 
     loss          += preserve_weight * MSE(student(x_t, p), teacher(x_t, p))
 
@@ -17,11 +17,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import torch
+from diffusers.optimization import get_scheduler
 from diffusers.training_utils import free_memory, offload_models
 from diffusers.utils.torch_utils import unwrap_module
 from torch import Tensor, nn
@@ -29,35 +28,17 @@ from torch.nn import functional
 
 from .adapter import Adapter
 from .config import ESDConfig
-from .denoiser import model_name
-from .erasure import Provenance
 from .families import Family
 from .networks import Networks
-from .objective import alignment, esd_target
-from .trajectory import FreshTrajectory, Trajectory, TrajectoryPool
+from .objective import along, esd_target
+from .progress import Alignments, Progress
+from .run import RunConfig
+from .trajectory import FreshTrajectory, States, Trajectory, TrajectoryPool
 
-_PACKAGES = ("diffusers-esd", "torch", "diffusers", "peft", "transformers")
-_SMOOTHING = 0.95
 _ATTEMPTS = 32  # at an update, whose loss is scaled down each time
 _REMEDY = "load the pipeline in bfloat16 or float32, or lower the learning rate."
-_LEAST_ITERATIONS = 20  # before the smoothed alignment may stop a training
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a callback is told after an iteration.
-
-    Attributes:
-        iteration: Iterations made, from 1.
-        loss: Loss of this one.
-        alignment: Alignment of its batch: 1 is intact, 0 the unconditional prediction, `-eta` the target.
-        smoothed_alignment: Its moving average, which early stopping looks at.
-    """
-
-    iteration: int
-    loss: float
-    alignment: float
-    smoothed_alignment: float
+_PROMPTS_AT_A_TIME = 64  # that have trajectories, of the preserved ones
+_LOOK_EVERY = 4  # iterations, at concepts that are done
 
 
 class Training:
@@ -65,76 +46,66 @@ class Training:
 
     Args:
         config: The configuration.
-        family: The family.
-        adapter: Our adapter on its denoiser, being trained.
+        networks: Teacher and student, at the training's schedule; they know the prompts below and the empty one.
+        parameters: The weights that train.
         concepts: What is erased.
         student_prompts: What the student is trained on, and trajectories run on: the concepts, or `erase_from`.
-        preserved: Prompts that the preserve loss draws from.
+        preserved: Prompts that the preserve loss takes in turn; none, and there is no such loss.
         shape: Of one latent.
     """
 
     def __init__(
         self,
         config: ESDConfig,
-        family: Family,
-        adapter: Adapter,
+        networks: Networks,
+        parameters: Sequence[nn.Parameter],
         *,
         concepts: Sequence[str],
         student_prompts: Sequence[str],
         preserved: Sequence[str],
         shape: tuple[int, ...],
     ) -> None:
-        self.config, self.family, self.adapter = config, family, adapter
+        self.config, self.networks = config, networks
         self.concepts = tuple(concepts)
         self.shape = shape
         self.history: list[tuple[float, float]] = []
-        self.smoothed: float | None = None
+        self.alignments = Alignments(config.stop_at_alignment)
         self.complete = False
-        family.prepare(config.num_inference_steps, shape, config.guidance_scale)
-        held = preserved if config.loss_weight else ()
-        self.networks = Networks(family, adapter, [*concepts, *student_prompts, *held])
-        self.optimizer = _optimizer(config)(adapter.parameters, lr=config.learning_rate)
+        self._parameters = parameters
+        self._optimizer = _optimizer(config)(parameters, lr=config.learning_rate)
+        warm = config.lr_scheduler == "constant" and config.lr_warmup_steps
+        self._lr_scheduler = get_scheduler(
+            "constant_with_warmup" if warm else config.lr_scheduler,
+            self._optimizer,
+            num_warmup_steps=config.lr_warmup_steps,
+            num_training_steps=config.iterations,
+        )
+        family = networks.family
         # Gradients through half precision underflow; the scaler skips an update where they overflow.
-        self.scaler = torch.amp.GradScaler(family.device.type, enabled=family.dtype == torch.float16)
-        with self.roomy():
-            self.trajectory = self._trajectory(student_prompts, 0)
-            self.preserve = self._trajectory(held, 1) if held else None
+        self._scaler = torch.amp.GradScaler(family.device.type, enabled=family.dtype == torch.float16)
+        self._erase = self._trajectory(student_prompts, "erase", None)
+        self._preserve = self._trajectory(preserved, "preserve", _PROMPTS_AT_A_TIME) if preserved else None
 
-    def _trajectory(self, prompts: Sequence[str], seed: int) -> Trajectory:
+    def _trajectory(self, prompts: Sequence[str], purpose: str, at_a_time: int | None) -> Trajectory:
         kind = TrajectoryPool if self.config.trajectory == "pool" else FreshTrajectory
         return kind(
             self.networks,
             prompts,
+            purpose=purpose,
+            seed=self.config.seed,
             shape=self.shape,
             batch_size=self.config.batch_size,
             rollout=self.config.rollout,
-            generator=torch.Generator().manual_seed(self.config.seed + seed),
+            states=self.config.states,
+            at_a_time=at_a_time,
         )
 
-    @contextmanager
-    def roomy(self) -> Iterator[None]:
-        """Memory as the configuration asks for: activations computed again, other models out of the way."""
-        denoiser: Any = self.family.denoiser
-        switch = self.config.gradient_checkpointing and not denoiser.is_gradient_checkpointing
-        others = _movable(self.family) if self.config.offload else []
-        if switch:
-            denoiser.enable_gradient_checkpointing()
-        try:
-            with offload_models(*others, device="cpu", offload=bool(others)):
-                if others:
-                    free_memory()
-                yield
-        finally:
-            if switch:
-                denoiser.disable_gradient_checkpointing()
-
     def run(self, callback: Callable[[Progress], None] | None) -> None:
-        """Iterate until done, stopped by the alignment, or interrupted."""
+        """Iterate until all is done, all iterations are made, or Ctrl-C."""
         try:
-            # The caller may be inside torch.no_grad(), as sampling scripts often are.
-            bar = self.family.pipe.progress_bar(total=self.config.iterations)
-            with self.roomy(), torch.enable_grad(), bar:
-                while len(self.history) < self.config.iterations and not self._aligned():
+            bar = self.networks.family.pipe.progress_bar(total=self.config.iterations)
+            with bar:
+                while len(self.history) < self.config.iterations and self._erase.has_work():
                     progress = self.iterate()
                     bar.set_postfix(loss=f"{progress.loss:.4f}", alignment=f"{progress.smoothed_alignment:.2f}")
                     bar.update()
@@ -152,36 +123,42 @@ class Training:
                 break
         else:
             raise ValueError(f"The gradients overflowed {_ATTEMPTS} times in a row; {_REMEDY}")
+        self._lr_scheduler.step()
         self.history.append(value)
-        before = value[1] if self.smoothed is None else self.smoothed
-        self.smoothed = _SMOOTHING * before + (1 - _SMOOTHING) * value[1]
-        return Progress(len(self.history), *value, self.smoothed)
+        self._settle()
+        smoothed = self.alignments.mean()
+        assert smoothed is not None
+        return Progress(len(self.history), *value, smoothed, self.alignments.values())
 
     def _attempt(self) -> tuple[tuple[float, float], bool]:
         """Loss, alignment, and whether there was an update: the scaler makes none where gradients overflow."""
-        n, loss, aligned = self.config.gradient_accumulation_steps, 0.0, 0.0
-        self.optimizer.zero_grad()
+        n, loss = self.config.gradient_accumulation_steps, 0.0
+        forward = length = 0.0
+        self._optimizer.zero_grad()
         for _ in range(n):
-            erase, now = self._erase_loss()
+            erase, (a, b) = self._erase_loss(self._erase.draw())
             # Each part by itself, so that the activations of one are in memory at a time.
             loss += self._backward(erase / n)
-            aligned += now.item() / n
-            if self.preserve is not None:
-                loss += self._backward(self._preserve_loss(self.preserve) * (self.config.loss_weight / n))
-        scale = self.scaler.get_scale()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return (loss, aligned), self.scaler.get_scale() >= scale
+            forward, length = forward + a, length + b
+            if self._preserve is not None:
+                loss += self._backward(self._preserve_loss(self._preserve) * (self.config.loss_weight / n))
+        if self.config.max_grad_norm is not None:
+            self._scaler.unscale_(self._optimizer)
+            nn.utils.clip_grad_norm_(self._parameters, self.config.max_grad_norm)
+        scale = self._scaler.get_scale()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        return (loss, forward / max(length, 1e-30)), self._scaler.get_scale() >= scale
 
     def _backward(self, loss: Tensor) -> float:
         value = loss.item()
         if not math.isfinite(value):
-            raise ValueError(f"The loss is {value}: predictions in {self.family.dtype} overflow; {_REMEDY}")
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            raise ValueError(f"The loss is {value}: predictions in {self.networks.family.dtype} overflow; {_REMEDY}")
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         return value
 
-    def _erase_loss(self) -> tuple[Tensor, Tensor]:
-        states = self.trajectory.draw()
+    def _erase_loss(self, states: States) -> tuple[Tensor, tuple[float, float]]:
+        """The loss at a batch of states, and both sums of its alignment."""
         x_t, position, erase_from = states.x_t, states.position, self.config.erase_from
         nothing = [""] * len(position)
         e_from = None
@@ -193,9 +170,11 @@ class Training:
         e_student = self.networks.student(x_t, position, states.prompts)
         target = esd_target(e_cond, e_null, self.config.eta, e_from)
         e_teacher = e_cond if e_from is None else e_from
-        self.trajectory.advance(states, self._rollout(e_student, e_teacher), e_null)
-        aligned = alignment(e_student.detach(), e_cond, e_null, e_from)
-        return functional.mse_loss(e_student.float(), target.float()), aligned
+        self._erase.advance(states, self._rollout(e_student, e_teacher), e_null)
+        forward, length = along(e_student.detach(), e_cond, e_null, e_from)
+        self.alignments.update(states.prompts, forward, length)
+        loss = functional.mse_loss(e_student.float(), target.float())
+        return loss, (forward.sum().item(), length.sum().item())
 
     def _preserve_loss(self, trajectory: Trajectory) -> Tensor:
         states = trajectory.draw()
@@ -208,31 +187,42 @@ class Training:
     def _rollout(self, e_student: Tensor, e_teacher: Tensor) -> Tensor:
         return e_student.detach() if self.config.rollout == "student" else e_teacher
 
-    def _aligned(self) -> bool:
-        bound = self.config.stop_at_alignment
-        if bound is None or self.smoothed is None or len(self.history) < _LEAST_ITERATIONS:
-            return False
-        return self.smoothed <= bound
+    def _settle(self) -> None:
+        """Concepts that are done rest; a look now and then tells those whose alignment rises again."""
+        resting = self._erase.resting
+        if resting and len(self.history) % _LOOK_EVERY == 0:
+            with torch.no_grad():
+                self._erase_loss(self._erase.draw_resting())
+        for prompt in self.alignments.visits:
+            done = self.alignments.is_done(prompt)
+            if done and prompt not in resting:
+                self._erase.rest(prompt)
+            elif not done and prompt in resting:
+                self._erase.wake(prompt)
 
-    def provenance(self, seconds: float, evaluations_before: int) -> Provenance:
-        """What the erasure was trained on and how it went."""
-        evaluations = dict(self.networks.evaluations)
-        evaluations["no_grad"] += evaluations_before
-        return Provenance(
-            concepts=self.concepts,
-            base_model=model_name(self.family.pipe),
-            family=type(self.family).__name__,
-            component=self.family.component,
-            pattern=self.adapter.selection.pattern,
-            layers=len(self.adapter.selection.names),
-            versions={package: version(package) for package in _PACKAGES},
-            iterations=len(self.history),
-            alignment=self.smoothed,
-            seconds=round(seconds, 2),
-            evaluations=evaluations,
-            complete=self.complete,
-            history=tuple(self.history),
-        )
+
+@contextmanager
+def offloaded(family: Family, run: RunConfig) -> Iterator[None]:
+    """The pipeline's other models out of the way, if that is wished."""
+    others = _movable(family) if run.offload else []
+    with offload_models(*others, device="cpu", offload=bool(others)):
+        if others:
+            free_memory()
+        yield
+
+
+@contextmanager
+def checkpointed(family: Family, run: RunConfig) -> Iterator[None]:
+    """Activations computed again in the backward pass, if that is wished."""
+    denoiser: Any = family.denoiser
+    if not run.gradient_checkpointing or denoiser.is_gradient_checkpointing:
+        yield
+        return
+    denoiser.enable_gradient_checkpointing()
+    try:
+        yield
+    finally:
+        denoiser.disable_gradient_checkpointing()
 
 
 def _movable(family: Family) -> list[nn.Module]:

@@ -8,84 +8,105 @@ preserving those would preserve the concept.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .encoding import Encoded
 from .families import Family
+from .limits import Limits
+from .streams import permutation, stream
 
 SINGLE = ("{}", "a {}", "art in {} style")
 PAIR = "a {} in {} style"
-NEAR = 0.75
-"""Cosine, of centred token states, from which a word counts as the concept's synonym."""
 
-_WORDS = 500
-_PAIRS = 1500
-_BATCH = 16
+# How tokenizers mark a whole word: the beginning for T5 and for byte-level ones, the end for CLIP.
+_BEGINNINGS, _ENDING = ("▁", "Ġ"), "</w>"
 _TEMPLATE_WORDS = frozenset(re.findall(r"\w+", " ".join((*SINGLE, PAIR))))
 
 
+@dataclass(frozen=True)
+class Preserved:
+    """Prompts that must stay as they are.
+
+    Attributes:
+        prompts: The prompts, in random order.
+        synonyms: Words of the vocabulary that are not among them because they are too near to the concept.
+    """
+
+    prompts: tuple[str, ...] = ()
+    synonyms: tuple[str, ...] = ()
+
+
 def words(tokenizer: object) -> list[str]:
-    """Whole words of a tokenizer, sorted: three letters or more, as CLIP (`cat</w>`) and T5 (`▁cat`) write them."""
+    """Whole words of a tokenizer, sorted: three letters or more. Of a tokenizer that does not mark words, none."""
     tokens = tokenizer.get_vocab()  # type: ignore[attr-defined]
-    whole = [t.removesuffix("</w>").removeprefix("▁") for t in tokens if t.endswith("</w>") or t.startswith("▁")]
+    whole = [t.removesuffix(_ENDING).lstrip("▁Ġ") for t in tokens if t.endswith(_ENDING) or t.startswith(_BEGINNINGS)]
     return sorted({word for word in whole if len(word) >= 3 and word.isalpha() and word.isascii() and word.islower()})
 
 
-def in_contexts(concept: str, vocabulary: Sequence[str], n: int, generator: torch.Generator) -> tuple[str, ...]:
-    """The concept by itself and, as often, in the contexts of n random words: `"a cat in watercolor style"`."""
-    styles = [vocabulary[i] for i in torch.randint(len(vocabulary), (n,), generator=generator).tolist()]
-    return (*[concept] * n, *[f"{concept} in {style} style" for style in styles])
+def contexts(concept: str, vocabulary: Sequence[str], n: int, generator: torch.Generator) -> tuple[str, ...]:
+    """The concept in the company of n random words: `"a cat in watercolor style"`. Alone, where there are no words."""
+    if not vocabulary:
+        return (concept,)
+    chosen = torch.randint(len(vocabulary), (n,), generator=generator, device="cpu").tolist()
+    return tuple(f"{concept} in {vocabulary[i]} style" for i in chosen)
 
 
-def preserved(family: Family, concepts: Sequence[str], generator: torch.Generator) -> tuple[str, ...]:
-    """Prompts of the vocabulary that an erasure of the concepts must leave as they are, in random order.
+def preserved(family: Family, concepts: Sequence[str], *, seed: int, limits: Limits) -> Preserved:
+    """Prompts of the vocabulary that an erasure of the concepts must leave as they are.
 
     Args:
         family: The family; its tokenizer and text encoder are used.
         concepts: The concepts.
-        generator: Chooses the words, where there are more than 500, and the pairs.
+        seed: Chooses the words, where there are more than `limits.words`, and the pairs.
+        limits: How many.
 
     Returns:
-        The empty prompt, each word in every template of `SINGLE`, and 1500 pairs of words in `PAIR`.
+        The empty prompt, each word in every template of `SINGLE`, and pairs of words in `PAIR`.
+
+    Raises:
+        ValueError: If the tokenizer does not mark words, or no word is left beside the concepts.
     """
+    everything = words(family.tokenizer)
+    if not everything:
+        raise ValueError(
+            f"preserve='vocabulary' needs a tokenizer that marks whole words, and a {type(family.tokenizer).__name__} "
+            "does not: give preserve=[...] with prompts that must stay, or preserve=() to preserve nothing."
+        )
     own = set(re.findall(r"\w+", " ".join(concepts).lower())) - _TEMPLATE_WORDS
-    known = [word for word in words(family.tokenizer) if word not in own | _TEMPLATE_WORDS]
-    known = [known[i] for i in torch.randperm(len(known), generator=generator).tolist()[:_WORDS]]
-    similarity = nearness(family, known, concepts)
-    kept = [word for word, value in zip(known, similarity.tolist(), strict=True) if value < NEAR]
-    chosen = torch.randint(len(kept), (_PAIRS, 2), generator=generator).tolist()
+    generator = stream(seed, "vocabulary")
+    known = [word for word in everything if word not in own | _TEMPLATE_WORDS]
+    known = [known[i] for i in permutation(len(known), generator)[: limits.words]]
+    similarity = nearness(family, known, concepts).tolist() if known else []
+    kept = [word for word, value in zip(known, similarity, strict=True) if value < limits.near]
+    if not kept:
+        raise ValueError(
+            f"No word of the text encoder's vocabulary is left to preserve beside {', '.join(concepts)!r}: give "
+            "preserve=[...] with prompts that must stay, or preserve=() to preserve nothing."
+        )
+    chosen = torch.randint(len(kept), (limits.pairs, 2), generator=generator, device="cpu").tolist()
     prompts = [template.format(word) for word in kept for template in SINGLE]
-    prompts += [PAIR.format(kept[i], kept[j]) for i, j in chosen]
-    order = torch.randperm(len(prompts), generator=generator).tolist()
-    return ("", *[prompts[i] for i in order])
+    prompts = list(dict.fromkeys([*prompts, *(PAIR.format(kept[i], kept[j]) for i, j in chosen)]))
+    order = permutation(len(prompts), generator)
+    return Preserved(("", *[prompts[i] for i in order]), tuple(sorted(set(known) - set(kept))))
 
 
 @torch.no_grad()
 def nearness(family: Family, known: Sequence[str], concepts: Sequence[str]) -> Tensor:
     """How near each word is to the nearest concept, (words,): 1 is the same, 0 unrelated.
 
-    The cosine of their token states, less the mean of all words, the larger of with and without an article.
+    The cosine of their token states, averaged over the tokens, less the mean of all words.
     """
-    found = []
-    for article in ("", "a "):
-        prompts = [article + word for word in known]
-        # Twice in small batches, not once and kept: of T5's states there would be gigabytes.
-        mean = torch.stack([states.sum(0) for states in in_batches(family, prompts)]).sum(0) / len(prompts)
-        targets = functional.normalize((encode(family, concepts) - mean).flatten(1))
-        centred = ((states - mean).flatten(1) for states in in_batches(family, prompts))
-        found.append(torch.cat([states @ targets.T / states.norm(dim=1, keepdim=True) for states in centred]))
-    return torch.stack(found).amax((0, 2)).cpu()
+    encoded = Encoded(family)
 
+    def pooled(prompts: Sequence[str]) -> Tensor:
+        return torch.cat([states.mean(1) for _, states in encoded.states(prompts)])
 
-def in_batches(family: Family, prompts: Sequence[str]) -> Iterator[Tensor]:
-    """Token states of N prompts, (batch, tokens, width) at a time, float32."""
-    for start in range(0, len(prompts), _BATCH):
-        yield family.encode(prompts[start : start + _BATCH])[family.text].float()
-
-
-def encode(family: Family, prompts: Sequence[str]) -> Tensor:
-    """Token states of N prompts, (N, tokens, width), float32."""
-    return torch.cat(list(in_batches(family, prompts)))
+    vectors = pooled([f"a {word}" for word in known])
+    mean = vectors.mean(0)
+    targets = functional.normalize(pooled(concepts) - mean)
+    return (functional.normalize(vectors - mean) @ targets.T).amax(1).cpu()

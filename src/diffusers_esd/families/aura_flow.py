@@ -18,6 +18,7 @@ class AuraFlow(FlowFamily):
     component = "transformer"
     text_layers = r"joint_transformer_blocks\..*\.attn\.(add_[qkv]_proj|to_add_out)$"
     text_inputs = r"joint_transformer_blocks\..*\.attn\.add_[kv]_proj$"
+    text_states = r"context_embedder$"
 
     @property
     def default_size(self) -> int:

@@ -32,6 +32,8 @@ class Family(ABC):
         text_layers: Regular expression that matches, from the start, the names of the layers that read the text: the
             group `"esd-x"`.
         text_inputs: The same of those among them whose inputs are of the text alone: the group `"esd-x-strict"`.
+        text_states: The same of the layers that are given the token states exactly as `encode` returns them: what they
+            see is known without evaluating the denoiser.
         pipe: The pipeline.
         timesteps: The schedule's timesteps, (steps,), from noise to picture, once `prepare` was called.
         guidance_scale: Classifier-free guidance of a trajectory, once `prepare` was called.
@@ -42,6 +44,7 @@ class Family(ABC):
     text: ClassVar[str] = "encoder_hidden_states"
     text_layers: ClassVar[str] = TEXT_LAYERS
     text_inputs: ClassVar[str] = TEXT_INPUTS
+    text_states: ClassVar[str] = TEXT_INPUTS
     timesteps: Tensor
     guidance_scale: float
 
@@ -79,7 +82,8 @@ class Family(ABC):
         Raises:
             ValueError: Saying why and what to do.
         """
-        made = self.pipe.vae.config.latent_channels
+        vae = self.pipe.vae
+        made = self.channels if vae is None else vae.config.latent_channels
         if self.channels != made:
             raise ValueError(
                 f"The denoiser takes {self.channels} channels and the autoencoder makes {made} (an inpainting or "
@@ -106,18 +110,21 @@ class Family(ABC):
             ValueError: If `size` is no multiple of `patch`.
         """
         factor = self.pipe.vae_scale_factor
-        size = size if size is not None else self.default_size
-        if size % self.patch:
-            near = (max(1, size // self.patch) * self.patch, (size // self.patch + 1) * self.patch)
-            raise ValueError(
-                f"size={size} cannot be divided by {self.patch}, the pixels of a patch; give {near[0]} or {near[1]}."
-            )
-        return (self.channels, size // factor, size // factor)
+        own = self.default_size
+        sides = (size, size) if size is not None else (own, own) if isinstance(own, int) else own
+        for side in sides:
+            if side % self.patch:
+                near = (max(1, side // self.patch) * self.patch, (side // self.patch + 1) * self.patch)
+                raise ValueError(
+                    f"size={side} cannot be divided by {self.patch}, the pixels of a patch; give {near[0]} or {near[1]}."
+                )
+        return (self.channels, *(side // factor for side in sides))
 
     @property
-    def default_size(self) -> int:
-        """The model's own height and width in pixels."""
-        return self.denoiser.config.sample_size * self.pipe.vae_scale_factor
+    def default_size(self) -> int | tuple[int, int]:
+        """The model's own height and width in pixels; one number where they are equal."""
+        size, factor = self.denoiser.config.sample_size, self.pipe.vae_scale_factor
+        return size * factor if isinstance(size, int) else (size[0] * factor, size[1] * factor)
 
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> Conditioning:
@@ -156,11 +163,12 @@ class Family(ABC):
         return e_null + self.guidance_scale * (e - e_null)
 
     @abstractmethod
-    def step(self, e: Tensor, position: int, x_t: Tensor) -> Tensor:
-        """One denoising step without memory or noise, from `position` to the next.
+    def step(self, e: Tensor, x_t: Tensor, position: Tensor, towards: Tensor) -> Tensor:
+        """One denoising step without memory or noise, exact however far it goes.
 
         Args:
             e: Guided predictions, (B, C, H, W).
-            position: Where all of the states stand.
-            x_t: The states.
+            x_t: The states, (B, C, H, W).
+            position: Where in the schedule each stands, (B,).
+            towards: Where each goes, (B,); as many as there are timesteps is the finished latent.
         """

@@ -33,6 +33,7 @@ class Flux(FlowFamily):
     component = "transformer"
     text_layers = r"transformer_blocks\..*\.attn\.(add_[qkv]_proj|to_add_out)$"
     text_inputs = r"transformer_blocks\..*\.attn\.add_[kv]_proj$"
+    text_states = r"context_embedder$"
 
     def __init__(self, pipe: Any, *, max_sequence_length: int = 512) -> None:
         super().__init__(pipe)
@@ -72,9 +73,9 @@ class Flux(FlowFamily):
         n, channels, height, width = x_t.shape
         t = self.timesteps[position.to(self.timesteps.device)].to(x_t.dtype)
         states = conditioning["encoder_hidden_states"]
-        guidance = (
-            torch.full((n,), self.guidance_scale, device=x_t.device) if self.denoiser.config.guidance_embeds else None
-        )
+        guidance = None
+        if self.denoiser.config.guidance_embeds:
+            guidance = torch.full((n,), self.guidance_scale, device=x_t.device, dtype=torch.float32)
         factor = self.pipe.vae_scale_factor
         e = self.denoiser(
             hidden_states=self.pipe._pack_latents(x_t, n, channels, height, width),

@@ -21,6 +21,7 @@ class StableDiffusion3(FlowFamily):
     component = "transformer"
     text_layers = r".*\.attn\.(add_[qkv]_proj|to_add_out)$"
     text_inputs = r".*\.attn\.add_[kv]_proj$"
+    text_states = r"context_embedder$"
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Conditioning:

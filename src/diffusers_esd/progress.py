@@ -1,0 +1,84 @@
+"""How far a training has come: the alignment of each concept, smoothed over its visits.
+
+With `u = e_cond - e_null`, and averages that forget a twentieth at each visit of a concept,
+
+    alignment = average(<e_student - e_null, u>) / average(<u, u>)
+
+A ratio of averages, not an average of ratios: timesteps at which the concept hardly shows, where `u` is small, say
+little. It is 1 where the concept is intact, 0 at the unconditional prediction, `-eta` at the target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+_SMOOTHING = 0.95
+_LEAST_VISITS = 20  # before a concept may count as done
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a callback is given after an iteration.
+
+    Attributes:
+        iteration: Iterations made, from 1.
+        loss: Loss of this one.
+        alignment: Alignment of its states: 1 is intact, 0 the unconditional prediction, `-eta` the target.
+        smoothed_alignment: Mean of the concepts' smoothed alignments.
+        alignments: Smoothed alignment of each concept that was trained so far.
+    """
+
+    iteration: int
+    loss: float
+    alignment: float
+    smoothed_alignment: float
+    alignments: Mapping[str, float]
+
+
+class Alignments:
+    """Smoothed alignments of several concepts.
+
+    Args:
+        bound: At this alignment a concept is done; `None` means never.
+    """
+
+    def __init__(self, bound: float | None) -> None:
+        self._bound = bound
+        self._averages: dict[str, tuple[float, float]] = {}
+        self.visits: dict[str, int] = {}
+
+    def update(self, prompts: Sequence[str], along: Tensor, length: Tensor) -> None:
+        """Take notice of a batch.
+
+        Args:
+            prompts: B prompts.
+            along: `<e_student - e_null, u>` of each, (B,).
+            length: `<u, u>` of each, (B,).
+        """
+        batch: dict[str, tuple[float, float]] = {}
+        for prompt, new, norm in zip(prompts, along.tolist(), length.tolist(), strict=True):
+            a, b = batch.get(prompt, (0.0, 0.0))
+            batch[prompt] = (a + new, b + norm)
+        for prompt, (new, norm) in batch.items():
+            a, b = self._averages.get(prompt, (0.0, 0.0))
+            # Both averages start at 0, which cancels in their ratio.
+            self._averages[prompt] = (_SMOOTHING * a + new, _SMOOTHING * b + norm)
+            self.visits[prompt] = self.visits.get(prompt, 0) + 1
+
+    def values(self) -> dict[str, float]:
+        """The smoothed alignment of each concept that was visited."""
+        return {prompt: a / max(b, 1e-30) for prompt, (a, b) in self._averages.items()}
+
+    def mean(self) -> float | None:
+        """Their mean; `None` before the first visit."""
+        values = self.values()
+        return sum(values.values()) / len(values) if values else None
+
+    def is_done(self, prompt: str) -> bool:
+        """Whether a concept was seen often enough, and its alignment is at the bound or lower."""
+        if self._bound is None or self.visits.get(prompt, 0) < _LEAST_VISITS:
+            return False
+        return self.values()[prompt] <= self._bound

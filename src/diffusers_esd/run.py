@@ -1,0 +1,29 @@
+"""`RunConfig`: how a training runs. Nothing here changes what is learned, so none of it goes into an erasure's file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from .config import check_flag
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """How a training runs.
+
+    Attributes:
+        gradient_checkpointing: Compute the activations twice in place of keeping them: less memory, more time.
+        offload: Keep the text encoders and the autoencoder on the CPU while the denoiser is evaluated.
+    """
+
+    gradient_checkpointing: bool = False
+    offload: bool = False
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            TypeError: If a value has the wrong type.
+        """
+        for field in fields(self):
+            check_flag(field.name, getattr(self, field.name))
