@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
-from unittest.mock import patch
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -26,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from emoji_sd import OBJECTS, STYLES, Judge, load, phrase, plain, rates, settings, some_pairs
 
-from diffusers_esd import Erasure, ESDTrainer, vocabulary
+from diffusers_esd import Erasure, ESDTrainer, Limits, vocabulary
+from diffusers_esd.encoding import Encoded
 from diffusers_esd.families import family_for
 
 WORDS = (
@@ -60,11 +60,13 @@ class ClosedForm:
     def of(cls, word: str, weight: float = 1.0) -> ClosedForm:
         """The edit that erases an object; sums are means here, and `weight` is of the preserved vocabulary's."""
         family = family_for(load())
-        generator = torch.Generator().manual_seed(0)
-        concept = [phrase(word)]
-        c = vocabulary.encode(family, concept).flatten(0, 1)
-        c0 = vocabulary.encode(family, [""]).flatten(0, 1)
-        k = vocabulary.encode(family, vocabulary.preserved(family, concept, generator)).flatten(0, 1)
+        encoded, concept = Encoded(family), [phrase(word)]
+
+        def tokens(prompts: Sequence[str]) -> Tensor:
+            return torch.cat([states.flatten(0, 1) for _, states in encoded.states(prompts)])
+
+        c, c0 = tokens(concept), tokens([""])
+        k = tokens(vocabulary.preserved(family, concept, seed=0, limits=Limits()).prompts)
         cc, kept = c.T @ c / len(c), weight * (k.T @ k) / len(k)
         return cls(torch.linalg.solve(cc + kept, (c0 - c).T @ c / len(c), left=False))
 
@@ -77,12 +79,12 @@ class ClosedForm:
                 module.weight += original @ self.edit
 
 
-def trained(fields: dict[str, Any], folder: Path, word: str) -> Erasure:
+def trained(fields: dict[str, Any], folder: Path, word: str, limits: Limits | None = None) -> Erasure:
     """An erasure from the folder, or trained and put there."""
     if not (folder / word / "erasure.json").is_file():
         pipe = load()
         pipe.set_progress_bar_config(disable=True)
-        ESDTrainer(pipe, **fields).erase(phrase(word), name=f"no-{word}").save_pretrained(folder / word)
+        ESDTrainer(pipe, **fields, limits=limits).erase(phrase(word), name=f"no-{word}").save_pretrained(folder / word)
     return Erasure.from_pretrained(folder / word)
 
 
@@ -177,17 +179,16 @@ def measure(output: Path, words: Sequence[str], names: Sequence[str]) -> dict[st
 
 
 def distances(output: Path, words: Sequence[str], values: Sequence[float]) -> str:
-    """What it does where preserved words end: the default ESD-x with other values of `vocabulary.NEAR`."""
+    """What it does where preserved words end: the default ESD-x with other values of `Limits.near`."""
     judge, lines = Judge.from_pretrained(), ["| from | words preserved | erased | others |", "|---" * 4 + "|"]
     for value in values:
         rows, kept = [], 0.0
-        with patch.object(vocabulary, "NEAR", value):
-            for word in words:
-                generator = torch.Generator().manual_seed(2)
-                prompts = vocabulary.preserved(family_for(load()), [phrase(word)], generator)
-                kept += len({part for prompt in prompts for part in prompt.split()}) / len(words)
-                erasure = trained(settings("esd-x"), output / "erasures" / f"near-{value}", word)
-                rows.append(judged(judge, [erasure], [word]))
+        limits = Limits(near=value)
+        for word in words:
+            plan = ESDTrainer(load(), **settings("esd-x"), limits=limits).erase(phrase(word), dry_run=True)
+            kept += len({part for prompt in plan.preserved for part in prompt.split()}) / len(words)
+            erasure = trained(settings("esd-x"), output / "erasures" / f"near-{value}", word, limits)
+            rows.append(judged(judge, [erasure], [word]))
         cells = [sum(row[key] for row in rows) / len(rows) for key in ("erased", "others")]
         lines.append(f"| {value} | {kept:.0f} | {cells[0]:.2f} | {cells[1]:.2f} |")
     return "\n".join(lines) + "\n"
