@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import re
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError, fields, replace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from diffusers_esd import ESDConfig
+from diffusers_esd import ESDConfig, RunConfig
 
 ERRORS: list[tuple[dict[str, Any], type[Exception], str]] = [
     (
-        {"group": "xattn"}, ValueError,
-        "group='xattn' is unknown; choose one of 'esd-x', 'esd-x-strict', 'esd-u', 'full'.",
+        {"group": "(attn1"}, ValueError,
+        "group='(attn1' is neither of 'esd-x', 'esd-x-strict', 'esd-u', 'full' nor a regular expression (missing ), "
+        "unterminated subpattern at position 0).",
     ),
+    ({"group": 3}, TypeError, "group must be a string, got 3 of type int."),
+    (
+        {"lr_scheduler": "step"}, ValueError,
+        "lr_scheduler='step' is unknown; choose one of 'constant', 'linear', 'cosine'.",
+    ),
+    ({"lr_warmup_steps": -1}, ValueError, "lr_warmup_steps=-1 is too small; it must be 0 or more."),
+    ({"max_grad_norm": 0}, ValueError, "max_grad_norm=0 is out of range; it must be above 0."),
+    ({"preserve": 7}, TypeError, "preserve must be a list of prompts or 'vocabulary', got 7 of type int."),
     ({"rollout": "both"}, ValueError, "rollout='both' is unknown; choose one of 'student', 'teacher'."),
     ({"trajectory": "none"}, ValueError, "trajectory='none' is unknown; choose one of 'pool', 'fresh'."),
     ({"eta": -1}, ValueError, "eta=-1 is out of range; it must be 0 or more."),
@@ -39,8 +49,8 @@ ERRORS: list[tuple[dict[str, Any], type[Exception], str]] = [
         "preserve='a dog' is one string; give a list of prompts, ['a dog'], or 'vocabulary'.",
     ),
     ({"preserve": ["a dog", " "]}, ValueError, "preserve is empty: got ' '; give the words of a prompt."),
-    ({"preserve": [7]}, TypeError, "preserve must be text, got 7 of type int."),
-    ({"erase_from": 7}, TypeError, "erase_from must be text, got 7 of type int."),
+    ({"preserve": [7]}, TypeError, "preserve must be a string, got 7 of type int."),
+    ({"erase_from": 7}, TypeError, "erase_from must be a string, got 7 of type int."),
     ({"iterations": True}, TypeError, "iterations must be a whole number, got True of type bool."),
     ({"eta": True}, TypeError, "eta must be a number, got True of type bool."),
     ({"size": 512.0}, TypeError, "size must be a whole number, got 512.0 of type float."),
@@ -105,9 +115,36 @@ def test_an_unknown_field_is_named() -> None:
         ESDConfig.from_dict({"strength": 2})
 
 
-def test_it_is_frozen_and_every_field_is_documented() -> None:
-    config = ESDConfig()
+@pytest.mark.parametrize("kind", [ESDConfig, RunConfig])
+def test_it_is_frozen_and_every_field_is_documented(kind: type) -> None:
+    names = [field.name for field in fields(kind)]
     with pytest.raises(FrozenInstanceError):
-        config.eta = 2.0  # type: ignore[misc]
-    for name in config.to_dict():
-        assert len(re.findall(rf"^ +{name}: ", ESDConfig.__doc__ or "", re.MULTILINE)) == 1, name
+        setattr(kind(), names[0], None)
+    for name in names:
+        assert len(re.findall(rf"^ +{name}: ", kind.__doc__ or "", re.MULTILINE)) == 1, name
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    config = ESDConfig(eta=np.float32(0.5), rank=np.int64(4), seed=np.uint8(3), stop_at_alignment=np.float64(-0.5))
+    assert config == ESDConfig(eta=0.5, rank=4, seed=3, stop_at_alignment=-0.5)
+    assert ESDConfig.from_json(config.to_json()) == config
+    with pytest.raises(TypeError, match=r"^eta must be a number, got np.True_ of type bool"):
+        ESDConfig(eta=np.bool_(True))
+    with pytest.raises(TypeError, match=r"^rank must be a whole number, got np.float64\(4.0\)"):
+        ESDConfig(rank=np.float64(4))
+
+
+def test_the_papers_plain_training_in_one_word() -> None:
+    config = ESDConfig.paper("esd-x")
+    assert (config.group, config.eta, config.iterations, config.batch_size) == ("esd-x", 1.0, 1000, 1)
+    assert (config.trajectory, config.rollout, config.preserve, config.null_space) == ("fresh", "student", (), False)
+    assert ESDConfig.paper("esd-u", eta=3).eta == 3
+    assert ESDConfig.paper() != ESDConfig(), "the default preserves everything else"
+
+
+@pytest.mark.parametrize("name", ["offload", "gradient_checkpointing"])
+def test_how_a_training_runs_is_checked_and_not_learned(name: str) -> None:
+    assert name not in ESDConfig().to_dict()
+    assert getattr(RunConfig(**{name: True}), name) is True
+    with pytest.raises(TypeError, match=rf"^{name} must be True or False, got 1.$"):
+        RunConfig(**{name: 1})

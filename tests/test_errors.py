@@ -10,10 +10,12 @@ import accelerate
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, FlowMatchEulerDiscreteScheduler, StableDiffusionPipeline, UNet2DModel
-from tiny import style_adapter, tiny_pipeline, tiny_unet
+from tiny import style_adapter, tiny_pipeline, tiny_unet, unmarked_tokenizer
 
-from diffusers_esd import ESDTrainer
+from diffusers_esd import ESDTrainer, Limits
+from diffusers_esd.denoiser import base_layers
 from diffusers_esd.groups import select
+from diffusers_esd.vocabulary import words
 
 QUICK: dict[str, Any] = {"num_inference_steps": 3, "iterations": 1, "rank": 2, "preserve": ()}
 
@@ -25,7 +27,7 @@ QUICK: dict[str, Any] = {"num_inference_steps": 3, "iterations": 1, "rank": 2, "
         ("  \n", None, ValueError, "concept is empty: got '  \\n'; give the words of a prompt."),
         ([], None, ValueError, "concept is an empty list; give at least one prompt."),
         (["a cat", ""], None, ValueError, "concept is empty: got ''; give the words of a prompt."),
-        ([3], None, TypeError, "concept must be text, got 3 of type int."),
+        ([3], None, TypeError, "concept must be a string, got 3 of type int."),
         ("a cat", " ", ValueError, "Adapter name ' ' is empty; give it a name such as 'no-cat'."),
         ("a cat", "v1.5", ValueError, "Adapter name 'v1.5' has a dot, which PEFT cannot store; use 'v1-5'."),
         ("a cat", "keys", ValueError, "Adapter name 'keys' is reserved by torch.nn.ModuleDict; use 'no-keys'."),
@@ -52,7 +54,11 @@ def test_several_concepts_from_one_prompt() -> None:
 
 
 def test_groups() -> None:
-    with pytest.raises(ValueError, match=r"^group='xattn' is unknown; choose one of 'esd-x', "):
+    message = (
+        "group='xattn' is none of the named groups, and as a regular expression it selects no layer of this denoiser; "
+        "groups that do: 'esd-x' (16 layers), 'esd-x-strict' (8 layers), 'esd-u' (67 layers), 'full' (83 layers)."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         ESDTrainer(tiny_pipeline(), group="xattn")
     message = "group='esd-x' selects no layer of this denoiser; groups that do: 'esd-u' (1 layers), 'full' (1 layers)."
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -62,6 +68,49 @@ def test_groups() -> None:
 def test_sizes() -> None:
     with pytest.raises(ValueError, match=r"^size=17 cannot be divided by 2, the pixels of a patch; give 16 or 18.$"):
         ESDTrainer(tiny_pipeline(), size=17)
+
+
+def test_a_group_of_ones_own_is_counted_like_the_others() -> None:
+    """The paper's other sets of parameters: self-attentions alone, and everything but the layers of the timestep."""
+    modules = [name for name, _ in tiny_unet().named_modules()]
+    layers = base_layers(tiny_unet())
+    selfs = select(layers, modules, r".*\.attn1\..*")
+    assert set(selfs.names) == {name for name in layers if ".attn1." in name}
+    timeless = select(layers, modules, r"(?!time_embedding)((?!time_emb_proj).)*")
+    assert set(layers) - set(timeless.names) == {name for name in layers if "time_emb" in name}
+    for selection in (selfs, timeless):
+        assert {name for name in modules if re.fullmatch(selection.pattern, name)} == set(selection.names)
+    erasure = ESDTrainer(tiny_pipeline(), **QUICK, group=r".*\.attn1\..*").erase("a cat")
+    assert erasure.layers().keys() == set(selfs.names)
+
+
+def test_weights_of_inference_mode_are_refused() -> None:
+    with torch.inference_mode():
+        pipe = tiny_pipeline()
+    with pytest.raises(ValueError, match=r"^The denoiser's weights were made inside torch.inference_mode\(\)"):
+        ESDTrainer(pipe)
+
+
+def test_without_words_or_with_none_left_the_vocabulary_is_refused() -> None:
+    pipe = tiny_pipeline()
+    everything = " ".join(words(pipe.tokenizer))
+    with pytest.raises(ValueError, match=r"^No word of the text encoder's vocabulary is left to preserve beside "):
+        ESDTrainer(pipe, **{**QUICK, "preserve": "vocabulary"}).erase(everything)
+    pipe.tokenizer = unmarked_tokenizer()
+    message = r"^preserve='vocabulary' needs a tokenizer that marks whole words, and a TokenizersBackend"
+    with pytest.raises(ValueError, match=message):
+        ESDTrainer(pipe, **{**QUICK, "preserve": "vocabulary"}).erase("a cat")
+    options = {**QUICK, "preserve": ("a dog", "a bus"), "limits": Limits(largest_leak=float("inf"))}
+    assert ESDTrainer(pipe, **options).erase("a cat").provenance.preserved["prompts"] == 2, "a list of prompts will do"
+
+
+def test_a_pipeline_without_autoencoder_and_one_of_unequal_sides_train() -> None:
+    pipe = tiny_pipeline(unet=tiny_unet(sample_size=(8, 12)))
+    pipe.vae = None
+    seen: list[torch.Size] = []
+    pipe.unet.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
+    assert ESDTrainer(pipe, **QUICK).erase("a cat").provenance.complete
+    assert {shape[-2:] for shape in seen} == {(8, 12)}
 
 
 def test_an_unknown_pipeline_lists_the_families() -> None:

@@ -19,8 +19,9 @@ from diffusers_esd.denoiser import base_layers, evaluation
 from diffusers_esd.encoding import Encoded
 from diffusers_esd.families import Family, StableDiffusionXL, family_for
 from diffusers_esd.groups import select
+from diffusers_esd.moments import text_moments
 from diffusers_esd.networks import Networks
-from diffusers_esd.null_space import NullSpace, NullSpaceFinder, sees_text, text_moments
+from diffusers_esd.null_space import NullSpace, NullSpaceFinder, sees_text
 from diffusers_esd.objective import alignment
 from diffusers_esd.trajectory import FreshTrajectory
 
@@ -138,7 +139,7 @@ def test_eulers_states_are_ours_times_a_scale(spacing: str, steps: int) -> None:
     theirs = sampled(pipe, noise, 4, steps=steps)
     hook.remove()
     sigmas = pipe.scheduler.sigmas
-    # But for leading spacing the pipeline starts from noise that is a little smaller than what the model was trained on.
+    # But for leading spacing the pipeline starts from noise a little smaller than what the model was trained on.
     first = pipe.scheduler.init_noise_sigma / (sigmas[0] ** 2 + 1).sqrt()
     ours = drawn(pipe, first * noise, 4, steps=steps)
     for k in range(1, steps):

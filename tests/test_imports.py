@@ -17,15 +17,17 @@ ROOT = Path(diffusers_esd.__file__).parent
 # Lowest first. A module may import those of earlier rows; within a family, its base.
 LAYERS: list[set[str]] = [
     {"config", "files", "hub", "kohya", "limits", "objective", "products", "progress", "scales", "streams"},
-    {"denoiser", "groups", "plan", "provenance", "run"},
+    {"denoiser", "groups", "provenance", "run"},
     {"adapter", "families.base"},
     {"families.schedules"},
     {"families.stable_diffusion", "families.stable_diffusion_3", "families.flux", "families.aura_flow"},
     {"families"},
     {"encoding", "erasure"},
-    {"networks", "null_space", "sources", "vocabulary"},
-    {"compose", "trajectory"},
-    {"formats", "pictures", "training"},
+    {"moments", "networks", "sources", "vocabulary"},
+    {"compose", "null_space", "trajectory"},
+    {"formats", "pictures", "pool"},
+    {"prompts", "training"},
+    {"plan"},
     {"trainer"},
     {"cli"},
 ]

@@ -20,8 +20,9 @@ from diffusers_esd.encoding import Encoded
 from diffusers_esd.families import StableDiffusion
 from diffusers_esd.groups import select
 from diffusers_esd.networks import Networks
+from diffusers_esd.pool import TrajectoryPool
 from diffusers_esd.progress import Alignments
-from diffusers_esd.trajectory import States, TrajectoryPool
+from diffusers_esd.trajectory import States
 
 STEPS = 10
 OTHERS = ("rocket", "bus", "car", "train", "bicycle", "sailboat", "house", "church", "lamp", "clock", "key", "crown")
@@ -162,7 +163,9 @@ def test_a_first_position_takes_five_steps_at_most() -> None:
 
 def test_too_few_iterations_for_so_many_concepts_are_named() -> None:
     options: dict[str, Any] = {"num_inference_steps": 4, "rank": 2, "preserve": (), "group": "esd-x-strict"}
-    with pytest.warns(UserWarning, match=r"5 iterations of 2 visit each of 3 concepts 3.3 times.*iterations=15 or more"):
+    with pytest.warns(
+        UserWarning, match=r"5 iterations of 2 visit each of 3 concepts 3.3 times.*iterations=15 or more"
+    ):
         ESDTrainer(tiny_pipeline(), iterations=5, batch_size=2, **options).erase(["a cat", "a dog", "a pig"])
 
 

@@ -27,7 +27,7 @@ from emoji_sd.train_diffusion import LENGTH
 from peft import LoraConfig
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Metaspace
+from tokenizers.pre_tokenizers import Metaspace, Whitespace
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from torch.nn import Module
@@ -94,6 +94,17 @@ def t5_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokens, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=16
     )
+
+
+@cache
+def unmarked_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer whose tokens do not tell whole words from parts."""
+    words = sorted(token.removesuffix("</w>") for token in tiny_tokenizer().get_vocab() if token.endswith("</w>"))
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "</s>", "<unk>", *dict.fromkeys(words)])}
+    tokens = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    tokens.pre_tokenizer = Whitespace()
+    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokens, **special, model_max_length=LENGTH)
 
 
 def t5_encoder() -> T5EncoderModel:

@@ -22,8 +22,17 @@ from .denoiser import Denoiser, UserState, adapter_names, evaluation, tuner_laye
 from .groups import Selection
 from .streams import stream
 
+_FILTERING = threading.Lock()
 
-_ATTACHING = threading.Lock()  # Python's filter of warnings is one for all threads
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without PEFT's warnings of a second adapter, and of one that is deleted while active: both are meant."""
+    # Python's filters of warnings are the same for all threads.
+    with _FILTERING, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")
+        warnings.filterwarnings("ignore", "Adapter .* was active which is now deleted")
+        yield
 
 
 class Adapter:
@@ -36,8 +45,8 @@ class Adapter:
         rank: Rank in every layer.
         lora_alpha: Scale times rank.
         seed: Seed of the initial weights; the global generators are left as they were.
-        rows: Fixed A of each layer, (rank, d); only B trains then. `None` draws A from Kaiming's uniform distribution, as
-            PEFT does, and trains both.
+        rows: Fixed A of each layer, (rank, d); only B trains then. `None` draws A from Kaiming's uniform
+            distribution, as PEFT does, and trains both.
 
     Attributes:
         selection: The layers it is on.
@@ -62,9 +71,8 @@ class Adapter:
         # PEFT divides lora_alpha by r, so any number will do; its annotation says int.
         config = LoraConfig(r=rank, lora_alpha=lora_alpha, target_modules=selection.pattern)  # type: ignore[arg-type]
         try:
-            with _ATTACHING, warnings.catch_warnings(), torch.device("meta"):
-                # PEFT warns of a second adapter, which here is meant. On the meta device it draws no random numbers.
-                warnings.filterwarnings("ignore", "Already found a `peft_config`")
+            # On the meta device PEFT draws no random numbers.
+            with _quiet(), torch.device("meta"):
                 denoiser.add_adapter(config, adapter_name=name)
             self._set_up(seed, rows)
         except BaseException:
@@ -163,7 +171,8 @@ def load(denoiser: Denoiser, component: str, weights: dict[str, Tensor], name: s
     check_fit(denoiser, component, weights)
     user = UserState(denoiser)
     try:
-        denoiser.load_lora_adapter(dict(weights), prefix=component, adapter_name=name)
+        with _quiet():
+            denoiser.load_lora_adapter(dict(weights), prefix=component, adapter_name=name)
     except BaseException:
         _delete(denoiser, name, user)
         raise
@@ -235,7 +244,8 @@ def remove(denoiser: Denoiser, name: str) -> None:
 
 def _delete(denoiser: Denoiser, name: str, user: UserState) -> None:
     if name in adapter_names(denoiser):
-        denoiser.delete_adapters(name)
+        with _quiet():
+            denoiser.delete_adapters(name)
     if not adapter_names(denoiser):
         denoiser.unload_lora()
     # PEFT leaves its wrapper on layers that no adapter is left on.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
@@ -152,14 +152,14 @@ class ESDConfig:
 
 
 def check_prompt(name: str, prompt: object) -> None:
-    """Refuse what is no prompt.
+    """Refuse what cannot be a prompt.
 
     Raises:
-        TypeError: If it is no string.
+        TypeError: If it is not a string.
         ValueError: If it is empty or blank.
     """
     if not isinstance(prompt, str):
-        raise TypeError(f"{name} must be text, got {prompt!r} of type {type(prompt).__name__}.")
+        raise TypeError(f"{name} must be a string, got {prompt!r} of type {type(prompt).__name__}.")
     if not prompt.strip():
         raise ValueError(f"{name} is empty: got {prompt!r}; give the words of a prompt.")
 
@@ -172,7 +172,7 @@ def check_adapter_name(name: object) -> None:
         ValueError: If it is blank, or has a dot or a slash.
     """
     if not isinstance(name, str):
-        raise TypeError(f"Adapter name {name!r} is no text.")
+        raise TypeError(f"An adapter's name must be a string, got {name!r} of type {type(name).__name__}.")
     if not name.strip():
         raise ValueError(f"Adapter name {name!r} is empty; give it a name such as 'no-cat'.")
     if "." in name:
@@ -243,9 +243,13 @@ def _preserve(name: str, value: Any) -> Any:
         return value
     if isinstance(value, str):
         raise TypeError(f"{name}={value!r} is one string; give a list of prompts, [{value!r}], or 'vocabulary'.")
+    if not isinstance(value, Iterable):
+        kind = type(value).__name__
+        raise TypeError(f"{name} must be a list of prompts or 'vocabulary', got {value!r} of type {kind}.")
+    value = tuple(value)
     for prompt in value:
         check_prompt(name, prompt)
-    return tuple(value)
+    return value
 
 
 def _prompt(name: str, value: Any) -> Any:

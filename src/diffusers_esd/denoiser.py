@@ -84,8 +84,8 @@ def check_denoiser(denoiser: Denoiser) -> None:
         )
     if any(p.is_inference() for p in parameters):
         raise ValueError(
-            "The denoiser's weights were made inside torch.inference_mode(), so no gradient can pass through them. Load "
-            "the pipeline outside of it; erasing and drawing inside are fine."
+            "The denoiser's weights were made inside torch.inference_mode(), so no gradient can pass through them. "
+            "Load the pipeline outside of it; erasing and drawing inside are fine."
         )
     if getattr(denoiser, "hf_quantizer", None) is not None:
         raise ValueError(
@@ -94,7 +94,8 @@ def check_denoiser(denoiser: Denoiser) -> None:
         )
     if getattr(denoiser.config, "encoder_hid_dim_type", None) == "ip_image_proj":
         raise ValueError(
-            "The pipeline has an IP-Adapter, and a training has no image to give it. Call pipe.unload_ip_adapter() first."
+            "The pipeline has an IP-Adapter, and a training has no image to give it. Call "
+            "pipe.unload_ip_adapter() first."
         )
     if any(p.device.type == "meta" for p in parameters):
         raise ValueError(

@@ -72,8 +72,8 @@ def select(
     Args:
         layers: Names of every Linear and Conv2d of the denoiser.
         modules: Names of all its modules.
-        group: One of `"esd-x"`, `"esd-x-strict"`, `"esd-u"`, `"full"`, or a regular expression that matches the whole name
-            of a layer.
+        group: One of `"esd-x"`, `"esd-x-strict"`, `"esd-u"`, `"full"`, or a regular expression that matches the whole
+            name of a layer.
         text_layers: What the names of the layers of the cross-attentions match from their start.
         text_inputs: What those of their keys and values match.
 

@@ -1,28 +1,21 @@
 """Which inputs an adapter may answer: the null space of what it must preserve.
 
 A LoRA layer answers its input h with B A h. Held fixed, A can be made to answer the concept's inputs and hardly those
-of preserved prompts, after which training B cannot do much harm to them. With C and S the second moments (d, d) of the
-layer's inputs under the concept and under the preserved prompts,
-
-    P = (S / (ridge * mean diag S) + I)^-1           shrinks what S contains
-    A = the top rows of C^(1/2) P                    scaled so that the concept's answer has mean square `rank`
-
-The rows are eigenvectors of P C P, each as long as the square root of its eigenvalue. `tr(A S A') / tr(A C A')` is the
-leak: how large the answer to a preserved input is beside that to the concept. It is measured on inputs that A was not
-fitted to, because in a wide layer some direction always tells two samples apart, even of the same distribution. Layers
-that cannot tell the concept from the rest, such as those that see only the timestep, are left out.
+of preserved prompts (`moments`), after which training B cannot do much harm to them. `tr(A S A') / tr(A C A')`, with S
+and C the second moments of preserved inputs and of the concept's, is the leak: how large the answer to the one is
+beside that to the other. It is measured on inputs that A was not fitted to, because in a wide layer some direction
+always tells two samples apart, even of the same distribution. Layers that cannot tell the concept from the rest, such
+as those that see only the timestep, are left out.
 
 What the keys and values of a cross-attention see is known from the text alone, so their moments are taken over all
 prompts without evaluating the denoiser. All others see the picture too, and get theirs from a few short trajectories.
-Projections of this kind are known from closed-form editing (AlphaEdit, arXiv:2410.02355; UCE, arXiv:2308.14761); here
-they confine a LoRA that is trained.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -34,41 +27,12 @@ from torch.nn import functional
 from .encoding import Encoded
 from .families import Family
 from .limits import Limits
+from .moments import Moments, TextMoments, directions
 from .streams import noise, permutation, stream
 
 _BATCH = 16  # pictures at most
 _POSITIONS = 16384  # of latents, in a batch of pictures: 16 of 32 x 32, 1 of 128 x 128
 _ROWS = 16  # inputs of a layer per sample that enter its moment
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Second moments of a layer's inputs.
-
-    Attributes:
-        kept: S, of the preserved inputs, (d, d).
-        concept: C, of the concept's.
-    """
-
-    kept: Tensor
-    concept: Tensor
-
-    def leak(self, rows: Tensor) -> float:
-        """`tr(A S A') / tr(A C A')`."""
-        return (_loudness(rows, self.kept) / _loudness(rows, self.concept).clamp_min(1e-30)).item()
-
-
-@dataclass(frozen=True)
-class TextMoments:
-    """What the layers see that are given the token states as they are.
-
-    Attributes:
-        fitted: Of all prompts.
-        halves: Of one half of the prompts and of the other, to fit to one and measure on the other.
-    """
-
-    fitted: Moments
-    halves: tuple[Moments, Moments]
 
 
 @dataclass(frozen=True)
@@ -86,85 +50,6 @@ class NullSpace:
     leaks: dict[str, float]
     wide: tuple[str, ...]
     evaluations: int
-
-
-def directions(moments: Moments, rank: int, ridge: float) -> Tensor:
-    """Fixed rows that answer the concept and hardly what is kept.
-
-    Args:
-        moments: Of the layer's inputs.
-        rank: How many rows, at most d.
-        ridge: Above 0; smaller shrinks more.
-
-    Returns:
-        A, (rank, d).
-    """
-    kept, concept = moments.kept, moments.concept
-    scale = ridge * kept.diagonal().mean()
-    factor = torch.linalg.cholesky(kept / scale + torch.eye(len(kept), device=kept.device, dtype=kept.dtype))
-    # The top eigenvectors of P C P by subspace iteration: d can be thousands, the rank is small.
-    start = noise((len(kept), min(rank + 8, len(kept))), stream(0, "subspace")).to(kept)
-    basis = torch.linalg.qr(start).Q
-    for _ in range(8):
-        basis = torch.linalg.qr(_confined(factor, concept, basis)).Q
-    values, vectors = torch.linalg.eigh(basis.T @ _confined(factor, concept, basis))
-    rows = ((basis @ vectors)[:, -rank:] * values[-rank:].clamp_min(0).sqrt()).flip(1).T
-    return rows * (rank / _loudness(rows, concept).clamp_min(1e-30)).sqrt()
-
-
-def _confined(factor: Tensor, concept: Tensor, x: Tensor) -> Tensor:
-    """P C P x."""
-    return torch.cholesky_solve(concept @ torch.cholesky_solve(x, factor), factor)
-
-
-def _loudness(rows: Tensor, moment: Tensor) -> Tensor:
-    """Mean square of the answer A h, summed over the rows: `tr(A M A')`."""
-    return (rows @ moment * rows).sum()
-
-
-def text_moments(
-    encoded: Encoded,
-    preserved: Sequence[str],
-    concepts: Sequence[str],
-    contexts: Sequence[str],
-    *,
-    empty_share: float,
-    sampled: bool,
-    keep: Collection[str],
-) -> TextMoments:
-    """Moments of token states, of every prompt.
-
-    Args:
-        encoded: Encodes the prompts.
-        preserved: Prompts to preserve, in random order.
-        concepts: The concepts, which have half of the concept's moment.
-        contexts: The concepts in the company of other words, which have the other half.
-        empty_share: Weight of the empty prompt among the preserved ones.
-        sampled: Whether the preserved prompts stand for more than themselves, so that leaks are measured on those that
-            the layer was not fitted to. Of a list that is all there is the leak is exact as it is.
-        keep: Those of the prompts whose conditionings are kept.
-    """
-    (empty,), (alone,) = (_of_states(encoded, prompts, 1, keep) for prompts in ([""], concepts))
-    n = 2 if sampled else 1
-    kept, company = (_of_states(encoded, prompts, n, keep) for prompts in (preserved, contexts))
-    parts = [
-        Moments((1 - empty_share) * s + empty_share * empty, (alone + c) / 2)
-        for s, c in zip(kept, company, strict=True)
-    ]
-    fitted = Moments(sum(part.kept for part in parts) / n, sum(part.concept for part in parts) / n)
-    return TextMoments(fitted, (parts[0], parts[-1]))
-
-
-def _of_states(encoded: Encoded, prompts: Sequence[str], n: int, keep: Collection[str]) -> list[Tensor]:
-    """The mean of h h' over the token states of every n-th prompt, n times."""
-    sums: list[Any] = [0.0] * n
-    counts = [0] * n
-    for batch, states in encoded.states(prompts, keep=keep):
-        assert len(batch) == len(states)
-        for i in range(n):
-            h = states[i::n].flatten(0, 1)
-            sums[i], counts[i] = sums[i] + h.T @ h, counts[i] + len(h)
-    return [total / max(1, count) for total, count in zip(sums, counts, strict=True)]
 
 
 class NullSpaceFinder:
@@ -350,14 +235,19 @@ def portions(widths: dict[str, int], memory: int) -> Iterator[list[str]]:
         yield portion
 
 
+def base_layer(layer: Any) -> Any:
+    """The Linear or Conv2d itself, where adapters wrap it."""
+    return getattr(layer, "base_layer", layer)
+
+
 def layer_width(layer: Any) -> int:
     """The d of a layer's inputs."""
-    return getattr(layer, "base_layer", layer).weight[0].numel()
+    return base_layer(layer).weight[0].numel()
 
 
 def layer_inputs(layer: Any, h: Tensor) -> Tensor:
     """A layer's inputs as rows (N, d); of a convolution the patches that its kernel sees."""
-    layer = getattr(layer, "base_layer", layer)
+    layer = base_layer(layer)
     if isinstance(layer, nn.Conv2d):
         assert not isinstance(layer.padding, str)
         h = functional.unfold(h, layer.kernel_size, layer.dilation, layer.padding, layer.stride).transpose(1, 2)

@@ -31,9 +31,7 @@ def esd_target(e_cond: Tensor, e_null: Tensor, eta: float, e_from: Tensor | None
     return origin - eta * (e_cond - e_null)
 
 
-def along(
-    e_student: Tensor, e_cond: Tensor, e_null: Tensor, e_from: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def along(e_student: Tensor, e_cond: Tensor, e_null: Tensor, e_from: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """How far the student's predictions go in the concept's direction `u = e_cond - e_null`, and how long that is.
 
     Args:
@@ -43,7 +41,8 @@ def along(
         e_from: Teacher's predictions for `erase_from`, when there is one.
 
     Returns:
-        `<e_student - e_null, u>` and `<u, u>` of each state, (B,). With `e_from` the first is `<e_student - e_from, u>`.
+        `<e_student - e_null, u>` and `<u, u>` of each state, (B,). With `e_from` the first is
+            `<e_student - e_from, u>`.
     """
     u = (e_cond - e_null).flatten(1).float()
     origin = e_null if e_from is None else e_from

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .config import ESDConfig
+from .encoding import Encoded
+from .families import Family
+from .groups import Selection
 from .limits import Limits
+from .null_space import base_layer, layer_width, sees_text
+from .pool import JUMPS, PRESERVED_AT_A_TIME, pool_size, pool_stride
+from .prompts import Prompts
 
+MIXED = "queries and outputs of cross-attentions, where text and picture have mixed"
+WIDE = "wider than the null space looks at"
 _MIB = 2**20
 
 
@@ -52,32 +60,64 @@ class Plan:
         ]
         if self.synonyms:
             lines.append(f"  not preserved, too near to the concept: {', '.join(self.synonyms)}")
-        lines.append(
-            f"evaluations: {self.evaluations['no_grad']} without gradient, {self.evaluations['grad']} with"
-        )
+        lines.append(f"evaluations: {self.evaluations['no_grad']} without gradient, {self.evaluations['grad']} with")
         lines += [f"memory, {what}: {size / _MIB:.1f} MiB" for what, size in self.memory.items()]
         return "\n".join(lines)
 
 
-def expected_evaluations(
-    config: ESDConfig, limits: Limits, *, concepts: int, of_loss: int, of_concept: int, sees_pictures: bool
-) -> dict[str, int]:
-    """Samples that a training of all its iterations evaluates, about.
+def is_confined(config: ESDConfig, prompts: Prompts) -> bool:
+    """Whether the adapter's A is computed from what is preserved."""
+    return config.null_space and bool(prompts.preserved.prompts)
+
+
+def make_plan(
+    family: Family,
+    config: ESDConfig,
+    limits: Limits,
+    concepts: tuple[str, ...],
+    name: str,
+    selection: Selection,
+    prompts: Prompts,
+) -> Plan:
+    """What would be trained, and what it would cost. The denoiser is not evaluated.
 
     Args:
+        family: The family.
         config: The configuration.
         limits: The limits.
-        concepts: Prompts that the student is trained on.
-        of_loss: Prompts of the preserve loss.
-        of_concept: Trajectories of the concept that the null space looks at.
-        sees_pictures: Whether it looks at layers that see more than text.
+        concepts: What is erased.
+        name: Name of the adapter.
+        selection: The layers of the group.
+        prompts: The prompts.
     """
-    moments = (limits.trajectories + limits.held_out + of_concept) * limits.steps if sees_pictures else 0
+    confined = is_confined(config, prompts)
+    names = selection.confinable().names if confined else selection.names
+    wide = tuple(n for n in names if confined and layer_width(family.denoiser.get_submodule(n)) > limits.widest)
+    layers = tuple(layer for layer in names if layer not in wide)
+    others = sees_text(family, layers)[1] if confined else []
+    left_out = {MIXED: tuple(layer for layer in selection.names if layer not in names), WIDE: wide}
+    return Plan(
+        concepts=concepts,
+        name=name,
+        layers=layers,
+        left_out={reason: found for reason, found in left_out.items() if found},
+        preserved=prompts.preserved.prompts,
+        synonyms=prompts.preserved.synonyms,
+        of_moments=len(set(prompts.of_kept)) if others else len(prompts.preserved.prompts) if confined else 0,
+        of_loss=len(prompts.of_loss),
+        evaluations=_evaluations(config, limits, prompts, sees_pictures=bool(others)),
+        memory=_memory(family, config, limits, layers, others, prompts, confined=confined),
+    )
+
+
+def _evaluations(config: ESDConfig, limits: Limits, prompts: Prompts, *, sees_pictures: bool) -> dict[str, int]:
+    """Samples that a training of all its iterations evaluates, about."""
+    moments = (limits.trajectories + limits.held_out + len(prompts.of_concept)) * limits.steps if sees_pictures else 0
     teacher = 2 if config.erase_from is None else 3
-    no_grad = moments + teacher * config.states + _on_the_way(config, concepts, None)
+    no_grad = moments + teacher * config.states + _on_the_way(config, len(prompts.student), None)
     grad = config.states
-    if of_loss:
-        no_grad += 2 * config.states + _on_the_way(config, of_loss, 64)
+    if prompts.of_loss:
+        no_grad += 2 * config.states + _on_the_way(config, len(prompts.of_loss), PRESERVED_AT_A_TIME)
         grad += config.states
     return {"no_grad": round(no_grad), "grad": grad}
 
@@ -87,9 +127,34 @@ def _on_the_way(config: ESDConfig, prompts: int, at_a_time: int | None) -> float
     steps = config.num_inference_steps
     if config.trajectory == "fresh":
         return config.states * (steps - 1)
-    size = max(4 * config.batch_size, min(prompts, at_a_time or prompts))
-    size = prompts * math.ceil(size / prompts) if prompts <= size else size
-    stride = max(1, min(math.ceil(steps / 5), math.ceil(prompts * steps / config.states)))
-    start = sum(min(5, math.ceil((i + 0.5) * steps / size / stride)) for i in range(size))
+    size, stride = pool_size(prompts, config.batch_size, at_a_time), pool_stride(prompts, steps, config.states)
+    start = sum(min(JUMPS, math.ceil(int((i + 0.5) * steps / size) / stride)) for i in range(size))
     laps = config.states * stride / steps
     return 2 * (start + laps * (1 - 1 / stride))
+
+
+def _memory(
+    family: Family,
+    config: ESDConfig,
+    limits: Limits,
+    layers: Sequence[str],
+    others: Sequence[str],
+    prompts: Prompts,
+    *,
+    confined: bool,
+) -> dict[str, int]:
+    """Bytes by what they are for."""
+    modules = {layer: family.denoiser.get_submodule(layer) for layer in layers}
+    outputs = sum(len(base_layer(module).weight) for module in modules.values())
+    inputs = sum(map(layer_width, modules.values()))
+    # Weights, gradients and both of Adam's averages, in float32; a fixed A is weights alone.
+    numbers = 4 * outputs + inputs if confined else 4 * (outputs + inputs)
+    encoded = Encoded(family)
+    encoded.add(prompts.student[:1])
+    rows = {"", *prompts.student, *prompts.of_loss, *(prompts.of_kept + prompts.of_concept if others else ())}
+    return {
+        "denoiser": sum(p.nbytes for p in family.denoiser.parameters()),
+        "adapter and Adam": 4 * config.rank * numbers,
+        "moments, before training": min(limits.memory, sum(2 * 4 * layer_width(modules[n]) ** 2 for n in others)),
+        "encoded prompts, on the CPU": encoded.nbytes() * len(rows),
+    }

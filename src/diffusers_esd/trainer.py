@@ -10,14 +10,13 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from importlib.util import find_spec
 from typing import Any, Literal, overload
 
 import torch
 from diffusers import DiffusionPipeline
 
-from . import vocabulary
 from .adapter import Adapter, active_scales
 from .config import ESDConfig, check_prompt
 from .denoiser import (
@@ -36,41 +35,17 @@ from .erasure import Erasure
 from .families import Family, family_for
 from .groups import Selection, select
 from .limits import Limits
+from .moments import text_moments
 from .networks import Networks
-from .null_space import NullSpace, NullSpaceFinder, layer_width, sees_text, text_moments
-from .plan import Plan, expected_evaluations
+from .null_space import NullSpace, NullSpaceFinder, sees_text
+from .plan import MIXED, WIDE, Plan, is_confined, make_plan
 from .progress import Progress
+from .prompts import Prompts, choose
 from .provenance import Provenance, default_name, package_versions
 from .run import RunConfig
-from .streams import permutation, stream
 from .training import Training, checkpointed, offloaded
-from .trajectory import JUMPS
-from .vocabulary import Preserved
 
 _LEAST_VISITS = 10  # of a concept; with fewer it is hardly trained
-_MIXED = "queries and outputs of cross-attentions, where text and picture have mixed"
-_WIDE = "wider than the null space looks at"
-
-
-@dataclass(frozen=True)
-class _Prompts:
-    """Which prompts play which part in a training.
-
-    Attributes:
-        student: What the student is trained on, and trajectories run on: the concepts, or `erase_from`.
-        preserved: What must stay.
-        contexts: The student's prompts in the company of other words.
-        of_kept: Preserved prompts of the null space's trajectories, those held out last.
-        of_concept: The student's and their contexts, the second half held out.
-        of_loss: Preserved prompts that the loss takes in turn.
-    """
-
-    student: tuple[str, ...]
-    preserved: Preserved
-    contexts: tuple[str, ...] = ()
-    of_kept: tuple[str, ...] = ()
-    of_concept: tuple[str, ...] = ()
-    of_loss: tuple[str, ...] = ()
 
 
 class ESDTrainer:
@@ -182,9 +157,9 @@ class ESDTrainer:
             # Whatever the pipeline offloads between calls it also offloads after this one.
             stack.callback(self.family.pipe.maybe_free_model_hooks)
             stack.enter_context(_surroundings(self.family.device))
-            prompts = self._prompts(concepts)
+            prompts = choose(self.family, self.config, self.limits, concepts)
             if dry_run:
-                return self._plan(concepts, name, selection, prompts)
+                return make_plan(self.family, self.config, self.limits, concepts, name, selection, prompts)
             stack.enter_context(resident(denoiser))
             stack.enter_context(without(denoiser, beside))
             return self._erase(concepts, name, selection, prompts, tuple(beside), callback)
@@ -201,8 +176,8 @@ class ESDTrainer:
             needed = -(-_LEAST_VISITS * len(concepts) // batch)
             warnings.warn(
                 f"{self.config.iterations} iterations of {batch} visit each of {len(concepts)} concepts "
-                f"{self.config.states / len(concepts):.1f} times, which hardly trains them; give iterations={needed} or "
-                "more.",
+                f"{self.config.states / len(concepts):.1f} times, which hardly trains them; give iterations={needed} "
+                "or more.",
                 stacklevel=3,
             )
 
@@ -211,7 +186,7 @@ class ESDTrainer:
         concepts: tuple[str, ...],
         name: str,
         selection: Selection,
-        prompts: _Prompts,
+        prompts: Prompts,
         beside: tuple[str, ...],
         callback: Callable[[Progress], None] | None,
     ) -> Erasure:
@@ -219,7 +194,7 @@ class ESDTrainer:
         config, family = self.config, self.family
         active = active_scales(family.denoiser)
         encoded = Encoded(family)
-        finder = self._finder(selection, prompts, encoded) if self._is_confined(prompts) else None
+        finder = self._finder(selection, prompts, encoded) if is_confined(self.config, prompts) else None
         encoded.add(["", *concepts, *prompts.student, *prompts.of_loss])
         with offloaded(family, self.run):
             space = None if finder is None else self._space(finder, selection)
@@ -249,8 +224,12 @@ class ESDTrainer:
             except BaseException:
                 adapter.detach()
                 raise
-        provenance = self._provenance(training, adapter.selection, selection, prompts, space, time.monotonic() - started)
-        provenance = replace(provenance, active=active, beside=beside)
+        provenance = replace(
+            self._provenance(training, adapter.selection, selection, prompts, space),
+            active=active,
+            beside=beside,
+            seconds=round(time.monotonic() - started, 2),
+        )
         return Erasure(name, adapter.weights(family.component), config, provenance)
 
     def _selection(self) -> Selection:
@@ -265,42 +244,7 @@ class ESDTrainer:
             text_inputs=self.family.text_inputs,
         )
 
-    def _prompts(self, concepts: Sequence[str]) -> _Prompts:
-        """Which prompts play which part."""
-        config, limits = self.config, self.limits
-        student = tuple(concepts) if config.erase_from is None else (config.erase_from,)
-        if isinstance(config.preserve, str):
-            preserved = vocabulary.preserved(self.family, [*concepts, *student], seed=config.seed, limits=limits)
-        else:
-            order = permutation(len(config.preserve), stream(config.seed, "preserved"))
-            preserved = Preserved(tuple(config.preserve[i] for i in order))
-        if not preserved.prompts:
-            return _Prompts(student, preserved)
-        known = vocabulary.words(self.family.tokenizer)
-        company = [
-            vocabulary.contexts(prompt, known, limits.contexts, stream(config.seed, "contexts", prompt))
-            for prompt in student
-        ]
-        # In turn: each concept alone, each in its first company, each in its second, ...
-        turns = [prompt for turn in zip(*company, strict=True) for prompt in turn]
-        # Half of the trajectories are of the concepts alone.
-        both = [prompt for i in range(0, len(turns), len(student)) for prompt in (*student, *turns[i : i + len(student)])]
-        n = 2 * max(limits.concept_trajectories, 2 * len(student))
-        # No more than can cross the schedule, each in its turn.
-        of_loss = min(limits.loss_prompts, max(1, config.states // JUMPS))
-        return _Prompts(
-            student,
-            preserved,
-            contexts=tuple(turns),
-            of_kept=_cycled(preserved.prompts, limits.trajectories + limits.held_out),
-            of_concept=_cycled(both, n),
-            of_loss=preserved.prompts[:of_loss] if config.loss_weight else (),
-        )
-
-    def _is_confined(self, prompts: _Prompts) -> bool:
-        return self.config.null_space and bool(prompts.preserved.prompts)
-
-    def _finder(self, selection: Selection, prompts: _Prompts, encoded: Encoded) -> NullSpaceFinder:
+    def _finder(self, selection: Selection, prompts: Prompts, encoded: Encoded) -> NullSpaceFinder:
         """The finder of the null space; every prompt it needs is encoded here."""
         config, family, limits = self.config, self.family, self.limits
         of_text, others = sees_text(family, selection.confinable().names)
@@ -338,65 +282,13 @@ class ESDTrainer:
         with evaluation(denoiser), torch.compiler.set_stance("force_eager") if compiled else nullcontext():
             return finder.find(selection.confinable().names)
 
-    def _plan(self, concepts: tuple[str, ...], name: str, selection: Selection, prompts: _Prompts) -> Plan:
-        """What would be trained, and what it would cost."""
-        config, family, limits = self.config, self.family, self.limits
-        confined = self._is_confined(prompts)
-        names = selection.confinable().names if confined else selection.names
-        widths = {layer: layer_width(family.denoiser.get_submodule(layer)) for layer in names}
-        wide = tuple(layer for layer in names if confined and widths[layer] > limits.widest)
-        layers = tuple(layer for layer in names if layer not in wide)
-        others = sees_text(family, layers)[1] if confined else []
-        left_out = {_MIXED: tuple(n for n in selection.names if n not in names), _WIDE: wide}
-        evaluations = expected_evaluations(
-            config,
-            limits,
-            concepts=len(prompts.student),
-            of_loss=len(prompts.of_loss),
-            of_concept=len(prompts.of_concept),
-            sees_pictures=bool(others),
-        )
-        return Plan(
-            concepts=concepts,
-            name=name,
-            layers=layers,
-            left_out={reason: found for reason, found in left_out.items() if found},
-            preserved=prompts.preserved.prompts,
-            synonyms=prompts.preserved.synonyms,
-            of_moments=len(set(prompts.of_kept)) if others else 0,
-            of_loss=len(prompts.of_loss),
-            evaluations=evaluations,
-            memory=self._memory(layers, others, prompts, confined=confined),
-        )
-
-    def _memory(
-        self, layers: Sequence[str], others: Sequence[str], prompts: _Prompts, *, confined: bool
-    ) -> dict[str, int]:
-        """Bytes by what they are for."""
-        denoiser, rank = self.family.denoiser, self.config.rank
-        outputs = sum(len(_base_weight(denoiser, layer)) for layer in layers)
-        inputs = sum(layer_width(denoiser.get_submodule(layer)) for layer in layers)
-        # Weights, gradients and both of Adam's averages, in float32; a fixed A is weights alone.
-        trained = outputs if confined else outputs + inputs
-        moments = sum(2 * 4 * layer_width(denoiser.get_submodule(layer)) ** 2 for layer in others)
-        encoded = Encoded(self.family)
-        encoded.add(prompts.student[:1])
-        rows = {"", *prompts.student, *prompts.of_loss, *(prompts.of_kept + prompts.of_concept if others else ())}
-        return {
-            "denoiser": sum(p.nbytes for p in denoiser.parameters()),
-            "adapter and Adam": 4 * rank * (4 * trained + (inputs if confined else 0)),
-            "moments, before training": min(moments, self.limits.memory),
-            "encoded prompts, on the CPU": encoded.nbytes() * len(rows),
-        }
-
     def _provenance(
         self,
         training: Training,
         trained: Selection,
         selection: Selection,
-        prompts: _Prompts,
+        prompts: Prompts,
         space: NullSpace | None,
-        seconds: float,
     ) -> Provenance:
         """What the erasure was trained on and how it went."""
         family, limits = self.family, self.limits
@@ -408,8 +300,8 @@ class ESDTrainer:
             evaluations["no_grad"] += space.evaluations
             confinable = set(selection.confinable().names)
             left_out = {
-                _MIXED: tuple(layer for layer in selection.names if layer not in confinable),
-                _WIDE: space.wide,
+                MIXED: tuple(layer for layer in selection.names if layer not in confinable),
+                WIDE: space.wide,
                 f"leak above {limits.largest_leak:g}: cannot tell the concept from what is preserved": tuple(
                     layer for layer in space.leaks if layer not in space.rows
                 ),
@@ -437,7 +329,6 @@ class ESDTrainer:
                 "moments": of_moments,
                 "loss": len(prompts.of_loss),
             },
-            seconds=round(seconds, 2),
             evaluations=evaluations,
             complete=training.complete,
             history=tuple(training.history),
@@ -459,13 +350,3 @@ def _surroundings(device: torch.device) -> Iterator[None]:
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
         yield
-
-
-def _cycled(prompts: Sequence[str], n: int) -> tuple[str, ...]:
-    """n prompts, again from the first where there are fewer."""
-    return tuple(prompts[i % len(prompts)] for i in range(n))
-
-
-def _base_weight(denoiser: Any, layer: str) -> Any:
-    module = denoiser.get_submodule(layer)
-    return getattr(module, "base_layer", module).weight

@@ -26,18 +26,17 @@ from diffusers.utils.torch_utils import unwrap_module
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .adapter import Adapter
 from .config import ESDConfig
 from .families import Family
 from .networks import Networks
 from .objective import along, esd_target
+from .pool import PRESERVED_AT_A_TIME, TrajectoryPool
 from .progress import Alignments, Progress
 from .run import RunConfig
-from .trajectory import FreshTrajectory, States, Trajectory, TrajectoryPool
+from .trajectory import FreshTrajectory, States, Trajectory
 
 _ATTEMPTS = 32  # at an update, whose loss is scaled down each time
 _REMEDY = "load the pipeline in bfloat16 or float32, or lower the learning rate."
-_PROMPTS_AT_A_TIME = 64  # that have trajectories, of the preserved ones
 _LOOK_EVERY = 4  # iterations, at concepts that are done
 
 
@@ -84,7 +83,7 @@ class Training:
         # Gradients through half precision underflow; the scaler skips an update where they overflow.
         self._scaler = torch.amp.GradScaler(family.device.type, enabled=family.dtype == torch.float16)
         self._erase = self._trajectory(student_prompts, "erase", None)
-        self._preserve = self._trajectory(preserved, "preserve", _PROMPTS_AT_A_TIME) if preserved else None
+        self._preserve = self._trajectory(preserved, "preserve", PRESERVED_AT_A_TIME) if preserved else None
 
     def _trajectory(self, prompts: Sequence[str], purpose: str, at_a_time: int | None) -> Trajectory:
         kind = TrajectoryPool if self.config.trajectory == "pool" else FreshTrajectory

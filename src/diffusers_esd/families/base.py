@@ -116,7 +116,8 @@ class Family(ABC):
             if side % self.patch:
                 near = (max(1, side // self.patch) * self.patch, (side // self.patch + 1) * self.patch)
                 raise ValueError(
-                    f"size={side} cannot be divided by {self.patch}, the pixels of a patch; give {near[0]} or {near[1]}."
+                    f"size={side} cannot be divided by {self.patch}, the pixels of a patch; give {near[0]} or "
+                    f"{near[1]}."
                 )
         return (self.channels, *(side // factor for side in sides))
 

@@ -1,7 +1,7 @@
 r"""The two kinds of schedules, walked without memory: a pool moves each of its trajectories from where it stands.
 
-A step goes from one timestep of the schedule to any later one, exactly. With `x_0` and `e` the sample and the noise that
-a prediction stands for, a state of diffusion and a state of a flow are
+A step goes from one timestep of the schedule to any later one, exactly. With `x_0` and `e` the sample and the noise
+that a prediction stands for, a state of diffusion and a state of a flow are
 
     x_t = sqrt(alpha_t) x_0 + sqrt(1 - alpha_t) e            DDIM, arXiv:2010.02502, Eq. 12 without noise
     x_t = (1 - sigma_t) x_0 + sigma_t e                      Euler, v = e - x_0

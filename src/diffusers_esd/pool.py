@@ -1,0 +1,181 @@
+"""`TrajectoryPool`: training states at no cost.
+
+A pool keeps several trajectories under way, at different timesteps. An iteration takes a batch of them, and the
+predictions of its loss also move them on; a trajectory that has ended starts again from fresh noise. Every timestep
+comes equally often.
+
+Every prompt gets its turn. Where the states of a training are fewer than prompts times timesteps, a member goes several
+positions at a time, so that each prompt still crosses the whole schedule.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .streams import permutation
+from .trajectory import Sampler, States, at, integer
+
+JUMPS = 5
+"""Exact steps at most in which a member reaches its first position, and at least in which it crosses the schedule."""
+
+PRESERVED_AT_A_TIME = 64
+"""Preserved prompts that have trajectories at a time."""
+
+_PER_STATE = 4  # members of a pool for each state of a batch
+
+
+@dataclass
+class Member:
+    """A trajectory of a pool.
+
+    Attributes:
+        index: Its number, which with `lap` is the key of its noise.
+        prompt: What it is conditioned on.
+        x_t: Its state, (1, C, H, W).
+        position: Where that stands.
+        noise: The state it has started from.
+        lap: How many trajectories it was before.
+        visits: How often it was drawn.
+    """
+
+    index: int
+    prompt: str
+    x_t: Tensor
+    noise: Tensor
+    position: int = 0
+    lap: int = 0
+    visits: int = 0
+
+
+class TrajectoryPool(Sampler):
+    """States are those of trajectories under way; the predictions of the loss move them on.
+
+    A pool has four members per state of a batch, and at least one for each prompt, or for 64 of more that take turns.
+    Where all prompts have members they have equally many, and these keep their prompt for good. Members are drawn in
+    shuffled rounds, so that prompts come equally often and neighbouring batches are of different trajectories.
+
+    A member starts at a position of its own, which it reaches from noise in at most five larger steps: the first
+    iterations already see every part of the schedule, under every prompt.
+
+    Attributes:
+        members: The trajectories by their index.
+        stride: Positions that a member goes at a time.
+    """
+
+    def _begin(self, states: int, at_a_time: int | None) -> None:
+        self._size = pool_size(len(self._prompts), self._batch_size, at_a_time)
+        self.stride = pool_stride(len(self._prompts), self._steps, states)
+        self._shuffle = self._stream("turns")
+        self.members: dict[int, Member] = {}
+        self._add(range(self._size))
+
+    def _add(self, indices: Sequence[int]) -> None:
+        """New members, at positions that share the schedule among them."""
+        offset = torch.rand((), generator=self._stream("offset", indices[0]), device="cpu").item()
+        visits = min((member.visits for member in self._active()), default=0)
+        added = []
+        for i, index in enumerate(indices):
+            position = int((i + offset) * self._steps / len(indices)) % self._steps
+            first = self._noise(self._stream(index, 0))
+            added.append(Member(index, self._prompts[index % len(self._prompts)], first, first, position, 0, visits))
+        self.members |= {member.index: member for member in added}
+        self._reach(added)
+
+    def _active(self) -> list[Member]:
+        return [member for member in self.members.values() if member.prompt not in self.resting]
+
+    def rest(self, prompt: str) -> None:
+        """Draw a prompt no more; those that are left get members more where these have become few."""
+        super().rest(prompt)
+        active = [i for i, other in enumerate(self._prompts) if other not in self.resting]
+        missing = _PER_STATE * self._batch_size - len(self._active())
+        if active and missing > 0:
+            first = max(self.members) // len(self._prompts) + 1
+            indices = [
+                (first + i // len(active)) * len(self._prompts) + active[i % len(active)] for i in range(missing)
+            ]
+            self._add(indices)
+
+    def wake(self, prompt: str) -> None:
+        """Draw a resting prompt again, as often as the others."""
+        visits = min((member.visits for member in self._active()), default=0)
+        super().wake(prompt)
+        for member in self.members.values():
+            if member.prompt == prompt:
+                member.visits = visits
+
+    def _reach(self, members: Sequence[Member]) -> None:
+        """Bring members that have just started from noise to their positions."""
+        for jump in range(JUMPS):
+            moving = []
+            for member in members:
+                n = min(JUMPS, math.ceil(member.position / self.stride))
+                if jump < n:
+                    path = [round(member.position * k / n) for k in (jump, jump + 1)]
+                    moving.append((member, *path))
+            for start in range(0, len(moving), self._batch_size):
+                some, positions, towards = zip(*moving[start : start + self._batch_size], strict=True)
+                x_t, prompts = torch.cat([member.x_t for member in some]), [member.prompt for member in some]
+                reached = self._denoise(x_t, at(*positions), at(*towards), prompts)
+                for member, state in zip(some, reached.chunk(len(reached)), strict=True):
+                    member.x_t = state
+
+    def draw(self) -> States:
+        """The next `batch_size` members, at the states where they stand."""
+        return self._draw(self._active())
+
+    def draw_resting(self) -> States:
+        """The next members of resting prompts."""
+        return self._draw([member for member in self.members.values() if member.prompt in self.resting])
+
+    def _draw(self, members: Sequence[Member]) -> States:
+        # Those with the fewest visits come first: a batch never holds a member twice, and no member waits a round.
+        order = permutation(len(members), self._shuffle)
+        turns = sorted(order, key=lambda i: members[i].visits)[: self._batch_size]
+        chosen = [members[i] for i in turns]
+        for member in chosen:
+            member.visits += 1
+        return States(
+            torch.cat([member.x_t for member in chosen]),
+            at(*(member.position for member in chosen)),
+            tuple(member.prompt for member in chosen),
+            tuple(member.index for member in chosen),
+        )
+
+    @torch.no_grad()
+    def advance(self, states: States, e_rollout: Tensor, e_null: Tensor) -> None:
+        """Move the members of `states` on; those that end start again from fresh noise."""
+        members = [self.members[i] for i in states.members]
+        towards = [min(member.position + self.stride, self._steps) for member in members]
+        reached = self._next(states.x_t, states.position, at(*towards), e_rollout, e_null)
+        ended = []
+        for member, position, x_t in zip(members, towards, reached.chunk(len(reached)), strict=True):
+            member.position, member.x_t = position, x_t
+            if position == self._steps:
+                self._restart(member)
+                ended.append(member)
+        self._reach(ended)
+
+    def _restart(self, member: Member) -> None:
+        member.lap += 1
+        generator = self._stream(member.index, member.lap)
+        member.prompt = self._prompts[(member.index + member.lap * self._size) % len(self._prompts)]
+        member.x_t = member.noise = self._noise(generator)
+        # So that with a stride, too, every position comes equally often.
+        member.position = integer(self.stride, generator)
+
+
+def pool_size(prompts: int, batch_size: int, at_a_time: int | None) -> int:
+    """Members of a pool: a multiple of the prompts, where all have members at a time."""
+    size = max(_PER_STATE * batch_size, min(prompts, at_a_time or prompts))
+    return prompts * math.ceil(size / prompts) if prompts <= size else size
+
+
+def pool_stride(prompts: int, steps: int, states: int) -> int:
+    """Positions that a member goes at a time, so that in so many states each prompt crosses the schedule."""
+    return max(1, min(math.ceil(steps / JUMPS), math.ceil(prompts * steps / states)))

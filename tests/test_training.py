@@ -1,0 +1,85 @@
+"""The optimiser's part of a training: the learning rate's schedule, clipping, and how it runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from controls import must_fail
+from tiny import tiny_pipeline
+
+from diffusers_esd import ESDConfig, ESDTrainer, RunConfig
+
+QUICK: dict[str, Any] = {"num_inference_steps": 5, "iterations": 8, "rank": 2, "preserve": (), "group": "esd-x-strict"}
+
+
+def rates(monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[float]:
+    """The learning rate of each update."""
+    found: list[float] = []
+    step = torch.optim.Adam.step
+
+    def note(optimizer: torch.optim.Adam, *arguments: Any, **named: Any) -> Any:
+        found.append(optimizer.param_groups[0]["lr"])
+        return step(optimizer, *arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", note)
+        ESDTrainer(tiny_pipeline(), **QUICK, learning_rate=1e-3, **options).erase("a cat")
+    return found
+
+
+def test_the_learning_rate_follows_its_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rates(monkeypatch) == [1e-3] * 8
+    warm = rates(monkeypatch, lr_warmup_steps=4)
+    assert warm == pytest.approx([0, 0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3, 1e-3, 1e-3])
+    linear = rates(monkeypatch, lr_scheduler="linear", lr_warmup_steps=2)
+    assert linear == pytest.approx([0, 0.5e-3, *[1e-3 * (8 - i) / 6 for i in range(2, 8)]])
+    cosine = rates(monkeypatch, lr_scheduler="cosine")
+    expected = 0.5e-3 * (1 + torch.cos(torch.pi * torch.arange(8) / 8))
+    assert cosine == pytest.approx(expected.tolist(), rel=1e-4)
+
+
+def norms(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, **options: Any) -> list[float]:
+    """Norm of the gradient at each update."""
+    found: list[float] = []
+    step = torch.optim.Adam.step
+
+    def note(optimizer: torch.optim.Adam, *arguments: Any, **named: Any) -> Any:
+        gradients = [p.grad.flatten() for group in optimizer.param_groups for p in group["params"]]
+        found.append(torch.cat(gradients).norm().item())
+        return step(optimizer, *arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", note)
+        ESDTrainer(tiny_pipeline().to(dtype), **QUICK, **options).erase("a cat")
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_long_gradients_are_shortened_to_the_norm_asked_for(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = norms(monkeypatch, torch.float32)
+    bound = min(free) / 2
+    clipped = norms(monkeypatch, dtype, max_grad_norm=bound)
+    assert clipped == pytest.approx([bound] * len(clipped), rel=1e-2), "unscaled first, where the loss was scaled"
+    with must_fail("they would be longer"):
+        assert free == pytest.approx([bound] * len(free), rel=1e-2)
+    short = norms(monkeypatch, torch.float32, max_grad_norm=1e6)
+    assert short == pytest.approx(free)
+
+
+def test_a_run_is_given_flat_or_as_a_value_and_is_not_in_the_result() -> None:
+    flat = ESDTrainer(tiny_pipeline(), gradient_checkpointing=True, eta=2.0)
+    assert flat.run == RunConfig(gradient_checkpointing=True)
+    assert flat.config == ESDConfig(eta=2.0)
+    value = ESDTrainer(tiny_pipeline(), run=RunConfig(offload=True), gradient_checkpointing=True)
+    assert value.run == RunConfig(offload=True, gradient_checkpointing=True)
+    with pytest.raises(TypeError, match=r"^offload must be True or False, got 1.$"):
+        ESDTrainer(tiny_pipeline(), offload=1)
+    plain = ESDTrainer(tiny_pipeline(), **QUICK).erase("a cat")
+    erasure = ESDTrainer(tiny_pipeline(), **QUICK, offload=True, gradient_checkpointing=True).erase("a cat")
+    assert erasure.config == plain.config
+    for key, weight in plain.weights.items():
+        torch.testing.assert_close(erasure.weights[key], weight, rtol=1e-3, atol=1e-5)
