@@ -76,7 +76,7 @@ class TrajectoryPool(Sampler):
 
     def _add(self, indices: Sequence[int]) -> None:
         """New members, at positions that share the schedule among them."""
-        offset = torch.rand((), generator=self._stream("offset", indices[0]), device="cpu").item()
+        offset = torch.rand((), generator=self._stream("offset", indices[0]), device="cpu", dtype=torch.float32).item()
         visits = min((member.visits for member in self._active()), default=0)
         added = []
         for i, index in enumerate(indices):
