@@ -17,8 +17,9 @@ def run(text: str, name: str) -> None:
     """Run the blocks of a page."""
     namespace: dict[str, object] = {"__name__": "page"}
     assert text.count("```python") == len(BLOCK.findall(text)), "a block is not closed"
-    for code in BLOCK.findall(text):
-        exec(compile(code, name, "exec"), namespace)
+    for block in BLOCK.finditer(text):
+        above = "\n" * text.count("\n", 0, block.start(1))  # So that an error names the page's line.
+        exec(compile(above + block[1], name, "exec"), namespace)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
