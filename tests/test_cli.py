@@ -49,6 +49,13 @@ def test_erase_takes_the_fields_of_the_configurations(model: str, tmp_path: Path
     assert config == ESDConfig(iterations=2, num_inference_steps=4, rank=2, preserve=(), seed=3)
 
 
+def test_a_dry_run_writes_nothing(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "no-cat"
+    assert main(["erase", model, "a cat", "-o", str(folder), "--device", "cpu", "--dry-run", *QUICK]) == 0
+    assert "no-a-cat: erases 'a cat'\nlayers: 67\n" in capsys.readouterr().out
+    assert not folder.exists()
+
+
 def test_every_field_is_an_option_with_its_documentation(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["erase", "--help"])

@@ -221,7 +221,7 @@ def test_training_erases_and_the_file_is_the_student(kind: str, group: str, tmp_
         pipe,
         group=group,
         num_inference_steps=STEPS,
-        iterations=120,
+        iterations=80,
         batch_size=4,
         rank=4,
         learning_rate=1e-2 if group == "esd-x" else 3e-3,

@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     with_model(erase)
     erase.add_argument("concept", nargs="+", help="the concept in words, or several erased together")
     erase.add_argument("--name", help="of the adapter")
+    erase.add_argument("--dry-run", action="store_true", help="only say what would be trained and what it would cost")
     _add_fields(erase.add_argument_group("what is learned, the fields of ESDConfig"), ESDConfig)
     _add_fields(erase.add_argument_group("how it runs, the fields of RunConfig"), RunConfig)
 
@@ -178,7 +179,11 @@ def _erase(options: argparse.Namespace) -> None:
     from .trainer import ESDTrainer
 
     check_folder(options.output)
-    erasure = ESDTrainer(_pipeline(options), config, run=run).erase(options.concept, name=options.name)
+    trainer = ESDTrainer(_pipeline(options), config, run=run)
+    if options.dry_run:
+        print(trainer.erase(options.concept, name=options.name, dry_run=True))
+        return
+    erasure = trainer.erase(options.concept, name=options.name)
     print(erasure.save_pretrained(options.output))
     if not erasure.provenance.complete:
         raise KeyboardInterrupt

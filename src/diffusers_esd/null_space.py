@@ -116,9 +116,11 @@ class NullSpaceFinder:
                 rows[name] = a * (self._rank / max(of_concept, 1e-30)) ** 0.5
         clear = {name: rows[name] for name in names if leaks.get(name, math.inf) <= limits.largest_leak}
         if not clear:
+            least = f"{min(leaks.values()):.2f}" if leaks else "unknown"
             raise ValueError(
-                f"No layer can tell {self._concept[0]!r} from what is preserved. Take what means the same out of "
-                "`preserve`, or train without: null_space=False."
+                f"No layer can tell {self._concept[0]!r} from what is preserved: the smallest leak is {least}, and it "
+                f"must be {limits.largest_leak:g} or less. Take what means or looks the same out of `preserve`, or "
+                "train without: null_space=False."
             )
         return NullSpace(clear, leaks, tuple(n for n in names if n not in narrow), self._evaluations)
 
