@@ -12,10 +12,11 @@ from emoji_sd import OBJECTS, STYLES, load, phrase, settings
 from tiny import tiny_pipeline, tiny_tokenizer
 from torch import Tensor, nn
 
-from diffusers_esd import Erasure, ESDTrainer, Limits
+from diffusers_esd import Erasure, ESDConfig, ESDTrainer, Limits
 from diffusers_esd.families import family_for
 from diffusers_esd.moments import Moments, directions
 from diffusers_esd.null_space import layer_inputs, observed, portions
+from diffusers_esd.prompts import choose
 from diffusers_esd.streams import stream
 from diffusers_esd.vocabulary import SINGLE, contexts, nearness, preserved, words
 
@@ -260,7 +261,7 @@ def test_a_users_list_is_used_whole_or_drawn_from_evenly() -> None:
 
 def test_all_of_many_concepts_are_looked_at() -> None:
     concepts = [phrase(word) for word in OBJECTS[:20]]
-    prompts = ESDTrainer(load(), **settings("esd-u"))._prompts(concepts)
+    prompts = choose(family_for(load()), ESDConfig(**settings("esd-u")), Limits(), concepts)
     half = len(prompts.of_concept) // 2
     for part in (prompts.of_concept[:half], prompts.of_concept[half:]):
         assert all(any(prompt.startswith(concept) for prompt in part) for concept in concepts)

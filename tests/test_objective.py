@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from controls import must_fail
 from tiny import tiny_pipeline
 
 from diffusers_esd import ESDTrainer, Progress, esd_target
@@ -67,6 +68,7 @@ def test_first_loss_is_the_closed_form(prediction_type: str, eta: float) -> None
     hook.remove()
     ((e_null, e_cond),) = seen
     distance = torch.nn.functional.mse_loss(e_cond, e_null).item()
-    assert distance > 1e-6, "the control: the concept does differ from the empty prompt"
+    with must_fail("the concept does differ from the empty prompt"):
+        assert distance < 1e-6
     assert losses[0].loss == pytest.approx((1 + eta) ** 2 * distance, rel=1e-4)
     assert losses[0].alignment == pytest.approx(1.0, abs=1e-4)

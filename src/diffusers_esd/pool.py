@@ -123,7 +123,7 @@ class TrajectoryPool(Sampler):
                 x_t, prompts = torch.cat([member.x_t for member in some]), [member.prompt for member in some]
                 reached = self._denoise(x_t, at(*positions), at(*towards), prompts)
                 for member, state in zip(some, reached.chunk(len(reached)), strict=True):
-                    member.x_t = state
+                    member.x_t = state.clone()
 
     def draw(self) -> States:
         """The next `batch_size` members, at the states where they stand."""
@@ -155,7 +155,7 @@ class TrajectoryPool(Sampler):
         reached = self._next(states.x_t, states.position, at(*towards), e_rollout, e_null)
         ended = []
         for member, position, x_t in zip(members, towards, reached.chunk(len(reached)), strict=True):
-            member.position, member.x_t = position, x_t
+            member.position, member.x_t = position, x_t.clone()
             if position == self._steps:
                 self._restart(member)
                 ended.append(member)
