@@ -172,7 +172,6 @@ def measure(output: Path, words: Sequence[str], names: Sequence[str]) -> dict[st
                 rows[str(n)] = once(f"{name} | {n}", partial(judged, judge, erasures[:n], words[:n]))
         facts = [erasure.provenance for erasure in erasures if isinstance(erasure, Erasure)]
         if facts:
-            rows["1"]["seconds"] = sum(fact.seconds for fact in facts) / len(facts)
             rows["1"]["evaluations"] = sum(sum(fact.evaluations.values()) for fact in facts) / len(facts)
         table[name] = rows
     return table
@@ -198,16 +197,16 @@ def markdown(table: dict[str, dict[str, Any]]) -> str:
     """The table: erased / others / styles, by number stacked."""
     sizes = list(table["base"])
     lines = [
-        "| recipe | " + " | ".join(f"{n} active" for n in sizes) + " | s | evaluations |",
-        "|---" * (len(sizes) + 3) + "|",
+        "| recipe | " + " | ".join(f"{n} active" for n in sizes) + " | evaluations |",
+        "|---" * (len(sizes) + 2) + "|",
     ]
     for name, rows in table.items():
         cells = [
             " / ".join(f"{rows[n][key]:.2f}" for key in ("erased", "others", "styles")) if n in rows else ""
             for n in sizes
         ]
-        cost = [f"{rows['1'][key]:.0f}" if key in rows["1"] else "" for key in ("seconds", "evaluations")]
-        lines.append(f"| {name} | " + " | ".join([*cells, *cost]) + " |")
+        cost = f"{rows['1']['evaluations']:.0f}" if "evaluations" in rows["1"] else ""
+        lines.append(f"| {name} | " + " | ".join([*cells, cost]) + " |")
     return "\n".join(lines) + "\n"
 
 
