@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from emoji_sd import Judge, draw, load, rates, settings, some_pairs, unnamed
 
-from diffusers_esd import ESDTrainer
+from diffusers_esd import ESDTrainer, stack
 from diffusers_esd.pictures import grid
 
 PROMPTS = (
@@ -50,8 +50,7 @@ def main() -> None:
     mono.save_pretrained(output / "no-mono")
 
     pipe = load()
-    pipe.load_lora_weights(output / "no-a-cat", adapter_name="no-a-cat")
-    pipe.load_lora_weights(output / "no-mono", adapter_name="no-mono")
+    stack(pipe, {output / "no-a-cat": 1.0, output / "no-mono": 1.0})
     pictures: dict[str, torch.Tensor] = {}
     lines = [
         "| | cat | other objects | mono style | other styles | “an animal” is a cat |",
