@@ -14,14 +14,16 @@ from diffusers_esd import ESDConfig, RunConfig
 ERRORS: list[tuple[dict[str, Any], type[Exception], str]] = [
     (
         {"group": "(attn1"}, ValueError,
-        "group='(attn1' is neither of 'esd-x', 'esd-x-strict', 'esd-u', 'full' nor a regular expression (missing ), "
-        "unterminated subpattern at position 0).",
+        "group='(attn1' is not one of 'esd-x', 'esd-x-strict', 'esd-u', 'full', and not a valid regular expression "
+        "(missing ), unterminated subpattern at position 0).",
     ),
     ({"group": 3}, TypeError, "group must be a string, got 3 of type int."),
     (
         {"lr_scheduler": "step"}, ValueError,
         "lr_scheduler='step' is unknown; choose one of 'constant', 'linear', 'cosine'.",
     ),
+    ({"eta": 10**400}, ValueError, f"eta={10**400} is out of range; it must be 0 or more."),
+    ({"lr_warmup_steps": 1000}, ValueError, "lr_warmup_steps=1000 must be fewer than the iterations, 1000."),
     ({"lr_warmup_steps": -1}, ValueError, "lr_warmup_steps=-1 is too small; it must be 0 or more."),
     ({"max_grad_norm": 0}, ValueError, "max_grad_norm=0 is out of range; it must be above 0."),
     ({"preserve": 7}, TypeError, "preserve must be a list of prompts or 'vocabulary', got 7 of type int."),

@@ -28,6 +28,8 @@ QUICK: dict[str, Any] = {"num_inference_steps": 3, "iterations": 1, "rank": 2, "
         ([], None, ValueError, "concept is an empty list; give at least one prompt."),
         (["a cat", ""], None, ValueError, "concept is empty: got ''; give the words of a prompt."),
         ([3], None, TypeError, "concept must be a string, got 3 of type int."),
+        ([["a cat"]], None, TypeError, "concept must be a string, got ['a cat'] of type list."),
+        (5, None, TypeError, "concept must be a string or a list of strings, got 5."),
         ("a cat", " ", ValueError, "Adapter name ' ' is empty; give it a name such as 'no-cat'."),
         ("a cat", "v1.5", ValueError, "Adapter name 'v1.5' has a dot, which PEFT cannot store; use 'v1-5'."),
         ("a cat", "keys", ValueError, "Adapter name 'keys' is reserved by torch.nn.ModuleDict; use 'no-keys'."),
@@ -82,6 +84,37 @@ def test_a_group_of_ones_own_is_counted_like_the_others() -> None:
         assert {name for name in modules if re.fullmatch(selection.pattern, name)} == set(selection.names)
     erasure = ESDTrainer(tiny_pipeline(), **QUICK, group=r".*\.attn1\..*").erase("a cat")
     assert erasure.layers().keys() == set(selfs.names)
+
+
+def test_a_group_that_the_null_space_leaves_out_whole_is_refused_at_once() -> None:
+    group = r".*attn2\.to_q"
+    with pytest.raises(ValueError, match=r"selects only queries and outputs .* null_space=False or preserve=\(\).$"):
+        ESDTrainer(tiny_pipeline(), group=group)
+    assert ESDTrainer(tiny_pipeline(), **QUICK, group=group).erase("a cat").provenance.layers == 4
+
+
+def test_too_many_steps_are_refused_before_training() -> None:
+    with pytest.raises(ValueError, match=r"num_inference_steps=1000 gives the timestep 1000, and the model knows 1000"):
+        ESDTrainer(tiny_pipeline(), num_inference_steps=1000)
+
+
+def test_an_error_after_the_last_iteration_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    pipe = tiny_pipeline()
+    monkeypatch.setattr("diffusers_esd.trainer.record", fail)
+    with pytest.raises(KeyboardInterrupt):
+        ESDTrainer(pipe, **QUICK).erase("a cat")
+    assert not getattr(pipe.unet, "peft_config", {})
+
+
+def test_predictions_that_overflow_are_named_before_training() -> None:
+    pipe = tiny_pipeline().to(torch.float16)
+    with torch.no_grad():
+        pipe.unet.conv_out.weight.mul_(1e6)
+    with pytest.raises(ValueError, match=r"^Predictions in torch.float16 overflow; load the pipeline in bfloat16"):
+        ESDTrainer(pipe, **{**QUICK, "preserve": ("a dog", "a bus")}).erase("a cat")
 
 
 def test_weights_of_inference_mode_are_refused() -> None:

@@ -28,6 +28,7 @@ LAYERS: list[set[str]] = [
     {"formats", "pictures", "pool"},
     {"prompts", "training"},
     {"plan"},
+    {"record"},
     {"trainer"},
     {"cli"},
 ]

@@ -259,6 +259,14 @@ def test_a_users_list_is_used_whole_or_drawn_from_evenly() -> None:
     assert (few.of_moments, few.of_loss) == (10, 10)
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_both_halves_of_the_contexts_are_of_every_concept(n: int) -> None:
+    concepts = [phrase(word) for word in OBJECTS[:n]]
+    found = choose(family_for(load()), ESDConfig(**settings("esd-x")), Limits(), concepts).contexts
+    for half in (found[::2], found[1::2]):
+        assert {prompt.split(" in ")[0] for prompt in half} == set(concepts)
+
+
 def test_all_of_many_concepts_are_looked_at() -> None:
     concepts = [phrase(word) for word in OBJECTS[:20]]
     prompts = choose(family_for(load()), ESDConfig(**settings("esd-u")), Limits(), concepts)

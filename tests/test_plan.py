@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,12 +25,13 @@ SMALL = Limits(largest_leak=float("inf"), trajectories=8, held_out=4, concept_tr
         (4, {"iterations": 40, "preserve": ()}),
         (1, {"iterations": 30, "batch_size": 2}),
         (1, {"iterations": 30, "group": "esd-x"}),
+        (1, {"iterations": 5, "limits": replace(SMALL, memory=2**17)}),
         (2, {"iterations": 20, "trajectory": "fresh", "preserve": ()}),
     ],
 )
 def test_evaluations_are_as_planned(concepts: int, options: dict[str, Any]) -> None:
     words = ["a cat", "a pizza", "a rocket", "a bus"][:concepts]
-    trainer = ESDTrainer(tiny_pipeline(), **QUICK, **options, limits=SMALL)
+    trainer = ESDTrainer(tiny_pipeline(), **{**QUICK, "limits": SMALL, **options})
     plan = trainer.erase(words, dry_run=True)
     facts = trainer.erase(words).provenance
     assert plan.evaluations["grad"] == facts.evaluations["grad"]

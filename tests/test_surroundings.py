@@ -114,12 +114,15 @@ def test_nothing_frightens_for_nothing(caplog: pytest.LogCaptureFixture, tmp_pat
 def test_a_long_prompt_is_named_once_and_the_wall_of_text_kept_back(caplog: pytest.LogCaptureFixture) -> None:
     long = "a dog " * 30
     other = "a bus " * 30
+    concept = "a cat " * 30
     pipe = tiny_pipeline()
     keep = {**CONFINED, "preserve": (long, "a dog", other)}
     with warnings.catch_warnings(record=True) as caught, caplog.at_level(logging.WARNING):
         warnings.simplefilter("always")
-        ESDTrainer(pipe, **QUICK, **keep).erase("a cat")
-    assert sorted(str(w.message).split("'")[1] for w in caught if "is longer than" in str(w.message)) == [other, long]
+        ESDTrainer(pipe, **QUICK, **keep).erase(concept)
+    named = [str(w.message).split("'")[1] for w in caught if "is longer than" in str(w.message)]
+    assert sorted(named) == sorted([concept, other, long]), "and not the concept in each of its contexts"
+    assert {w.filename for w in caught if "is longer than" in str(w.message)} == {__file__}
     assert not [record for record in caplog.records if "truncated" in record.getMessage()]
     with caplog.at_level(logging.WARNING):
         pipe.encode_prompt(long, "cpu", 1, False)

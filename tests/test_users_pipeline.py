@@ -464,7 +464,7 @@ def test_eight_bits_need_bitsandbytes() -> None:
     from importlib.util import find_spec
 
     if find_spec("bitsandbytes") is None:
-        with pytest.raises(ValueError, match=r"^optimizer='adam8bit' needs bitsandbytes: pip install"):
+        with pytest.raises(ImportError, match=r"^optimizer='adam8bit' needs bitsandbytes: pip install"):
             ESDTrainer(tiny_pipeline(), optimizer="adam8bit")
     else:
         assert ESDTrainer(tiny_pipeline(), **QUICK, optimizer="adam8bit").erase("a cat").provenance.complete

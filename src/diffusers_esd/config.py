@@ -1,7 +1,7 @@
 """`ESDConfig`: what is learned. Checked when made, frozen afterwards, JSON both ways.
 
-Everything that changes the weights of the result is here, and goes into its file. How a training runs (offloading,
-gradient checkpointing) is `RunConfig`'s.
+It goes into the file of the result. How a training runs (offloading, gradient checkpointing) is `RunConfig`'s; the
+fixed numbers of vocabulary and null space are in `Limits`.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class ESDConfig:
         batch_size: Training states per evaluation of the student.
         gradient_accumulation_steps: Batches per iteration, one after the other: as one larger, at less memory.
         learning_rate: Adam's. Adapters want about ten times what full weights want.
-        lr_scheduler: How the learning rate goes on after its warm-up: `"constant"`, or down to 0 at the last iteration,
+        lr_scheduler: How the learning rate changes after the warm-up: it stays (`"constant"`), or decays towards 0,
             `"linear"` or as a `"cosine"`.
-        lr_warmup_steps: Iterations over which the learning rate rises from 0.
+        lr_warmup_steps: Iterations over which the learning rate rises from 0; fewer than `iterations`.
         max_grad_norm: Longer gradients are shortened to this norm; `None` leaves them as they are.
         rank: Rank of the adapter in every layer.
         lora_alpha: Scale of the adapter is `lora_alpha / rank`; `None` means `rank`, a scale of 1.
@@ -99,6 +99,10 @@ class ESDConfig:
             value = getattr(self, name)
             if value is not None or name not in _OPTIONAL:
                 object.__setattr__(self, name, check(name, value))
+        if self.lr_warmup_steps >= self.iterations:
+            raise ValueError(
+                f"lr_warmup_steps={self.lr_warmup_steps} must be fewer than the iterations, {self.iterations}."
+            )
 
     @classmethod
     def paper(cls, group: Group | str = "esd-u", **overrides: Any) -> ESDConfig:
@@ -165,10 +169,10 @@ def check_prompt(name: str, prompt: object) -> None:
 
 
 def check_adapter_name(name: object) -> None:
-    """Refuse a name that no adapter can have, or no file be called by.
+    """Refuse a name that an adapter or a file cannot have.
 
     Raises:
-        TypeError: If it is no string.
+        TypeError: If it is not a string.
         ValueError: If it is blank, or has a dot or a slash.
     """
     if not isinstance(name, str):
@@ -219,7 +223,10 @@ def _number(allowed: str, test: Callable[[float], bool]) -> Check:
     def check(name: str, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, Real):
             raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}.")
-        number = value if isinstance(value, int) else float(value)
+        try:
+            number = value if isinstance(value, int) and math.isfinite(value) else float(value)
+        except OverflowError:
+            number = math.inf
         if not math.isfinite(number) or not test(number):
             raise ValueError(f"{name}={value} is out of range; it must be {allowed}.")
         return number
@@ -234,7 +241,9 @@ def _group(name: str, value: Any) -> str:
         re.compile(value)
     except re.error as error:
         known = ", ".join(map(repr, get_args(Group)))
-        raise ValueError(f"{name}={value!r} is neither of {known} nor a regular expression ({error}).") from error
+        raise ValueError(
+            f"{name}={value!r} is not one of {known}, and not a valid regular expression ({error})."
+        ) from error
     return value
 
 

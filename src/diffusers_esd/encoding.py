@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -30,7 +30,6 @@ class Encoded:
     def __init__(self, family: Family) -> None:
         self._family = family
         self._conditionings: dict[str, Conditioning] = {}
-        self._long: set[str] = set()
 
     def add(self, prompts: Sequence[str]) -> None:
         """Encode and keep those that are not here yet."""
@@ -47,10 +46,8 @@ class Encoded:
         """
         for start in range(0, len(prompts), _BATCH):
             batch = prompts[start : start + _BATCH]
-            with _quiet(self._family) as cut:
+            with _quiet(self._family):
                 conditioning = self._family.encode(batch)
-            if cut:
-                self._name_long(batch)
             for i, prompt in enumerate(batch):
                 if prompt in keep and prompt not in self._conditionings:
                     # A copy: a view would keep the whole batch.
@@ -60,43 +57,42 @@ class Encoded:
 
     def rows(self, prompts: Sequence[str]) -> Conditioning:
         """Conditionings of N prompts, on the pipeline's device."""
-        found = [self._conditionings[prompt] for prompt in prompts]
-        return {key: torch.cat([row[key] for row in found]).to(self._family.device) for key in found[0]}
+        rows = [self._conditionings[prompt] for prompt in prompts]
+        return {key: torch.cat([row[key] for row in rows]).to(self._family.device) for key in rows[0]}
 
     def nbytes(self) -> int:
         """Bytes that are kept."""
         return sum(value.nbytes for row in self._conditionings.values() for value in row.values())
 
-    def _name_long(self, batch: Sequence[str]) -> None:
-        """Warn of prompts whose end the text encoder does not read, once for each."""
-        tokenizer = self._family.tokenizer
-        most = tokenizer.model_max_length
-        long = [p for p in batch if p not in self._long and len(tokenizer(p, verbose=False).input_ids) > most]
-        self._long.update(long)
-        for prompt in long:
+
+def name_long(family: Family, prompts: Iterable[str]) -> None:
+    """Warn of prompts whose end the text encoder does not read, once for each.
+
+    Warns:
+        UserWarning: Naming the prompt.
+    """
+    most = family.tokenizer.model_max_length
+    for prompt in dict.fromkeys(prompts):
+        if len(family.tokenizer(prompt, verbose=False).input_ids) > most:
             warnings.warn(
                 f"The prompt {prompt!r} is longer than the {most} tokens that the text encoder reads; its end is cut "
                 "off, as the pipeline does.",
-                stacklevel=2,
+                stacklevel=3,
             )
 
 
 @contextmanager
-def _quiet(family: Family) -> Iterator[list[str]]:
-    """Keep back what pipelines log about each batch with a long prompt; yields what was kept back."""
-    cut: list[str] = []
+def _quiet(family: Family) -> Iterator[None]:
+    """Keep back what pipelines log about each batch with a long prompt; `name_long` names it once."""
 
-    def keep_back(record: logging.LogRecord) -> bool:
-        if "truncated because" not in record.msg:
-            return True
-        cut.append(record.msg)
-        return False
+    def is_wanted(record: logging.LogRecord) -> bool:
+        return "truncated because" not in record.getMessage()
 
     loggers = [logging.getLogger(kind.__module__) for kind in type(family.pipe).__mro__]
     for logger in loggers:
-        logger.addFilter(keep_back)
+        logger.addFilter(is_wanted)
     try:
-        yield cut
+        yield
     finally:
         for logger in loggers:
-            logger.removeFilter(keep_back)
+            logger.removeFilter(is_wanted)

@@ -15,15 +15,17 @@ class Limits:
         near: Cosine to the concept from which a word counts as its synonym, and is not preserved.
         contexts: Words in whose company the concept is looked at.
         loss_prompts: Prompts that the preserve loss takes at most.
-        text_strength: Ridge of the moments of token states; smaller shrinks more.
-        state_strength: The same of the moments of all other inputs, where samples are many beside their width.
-        largest_leak: A layer with more, on inputs that it was not fitted to, gets no adapter.
-        empty_share: Of the token states' moments: the empty prompt guides every picture.
+        text_strength: Ridge of the moments of token states, relative to their mean diagonal; a smaller ridge removes
+            more of what is preserved.
+        state_strength: The same for all other layers; it grows where inputs are fewer than the layer is wide.
+        largest_leak: A layer with a larger leak on held-out inputs gets no adapter.
+        empty_share: Share of the empty prompt in the moments of token states: it guides every picture.
         steps: Denoising steps of the trajectories that moments are taken along.
-        trajectories: How many of preserved prompts the moments are fitted to.
-        held_out: How many more the leaks are measured on.
-        concept_trajectories: Of the concepts, for each of both, at least; two of each concept where these are many.
-        widest: Wider layers get no adapter: a moment is width x width.
+        trajectories: Trajectories of preserved prompts that A is computed from.
+        held_out: Further trajectories of preserved prompts, on which leaks are measured.
+        concept_trajectories: Least number of trajectories of the concepts for computing A, and as many for measuring
+            leaks; two per concept if that is more.
+        widest: A layer with wider inputs gets no adapter, because a moment is a width x width matrix.
         memory: Bytes of moments at a time; the trajectories are run again for the layers beyond it.
     """
 

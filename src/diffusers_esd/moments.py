@@ -64,7 +64,7 @@ def directions(moments: Moments, rank: int, ridge: float) -> Tensor:
         A, (rank, d).
     """
     kept, concept = moments.kept, moments.concept
-    scale = ridge * kept.diagonal().mean()
+    scale = (ridge * kept.diagonal().mean()).clamp_min(1e-30)
     factor = torch.linalg.cholesky(kept / scale + torch.eye(len(kept), device=kept.device, dtype=kept.dtype))
     # The top eigenvectors of P C P by subspace iteration: d can be thousands, the rank is small.
     start = noise((len(kept), min(rank + 8, len(kept))), stream(0, "subspace")).to(kept)

@@ -28,7 +28,7 @@ from .encoding import Encoded
 from .families import Family
 from .limits import Limits
 from .moments import Moments, TextMoments, directions
-from .streams import noise, permutation, stream
+from .streams import noise, stream
 
 _BATCH = 16  # pictures at most
 _POSITIONS = 16384  # of latents, in a batch of pictures: 16 of 32 x 32, 1 of 128 x 128
@@ -176,6 +176,10 @@ class NullSpaceFinder:
                 for position in range(self._limits.steps):
                     at = torch.full((len(batch),), position, device="cpu")
                     e = family.predict(x_t, at, conditioning)
+                    if not e.isfinite().all():
+                        raise ValueError(
+                            f"Predictions in {family.dtype} overflow; load the pipeline in bfloat16 or float32."
+                        )
                     x_t = family.step(e, x_t, at, at + 1)
                     self._evaluations += len(batch)
 
@@ -203,7 +207,8 @@ def observed(denoiser: Any, names: Sequence[str], note: Note, seed: int, what: s
             samples = []
             for picture in inputs[0]:  # one at a time: unfolded, a convolution's inputs are large
                 h = layer_inputs(layer, picture[None].float())
-                samples.append(h[permutation(len(h), generator)[:_ROWS]])
+                chosen = torch.randperm(len(h), generator=generator, device="cpu")[:_ROWS]
+                samples.append(h[chosen.to(h.device)])
             note(name, torch.cat(samples))
 
         return hook

@@ -11,11 +11,11 @@ from .encoding import Encoded
 from .families import Family
 from .groups import Selection
 from .limits import Limits
-from .null_space import base_layer, layer_width, sees_text
+from .null_space import base_layer, layer_width, portions, sees_text
 from .pool import JUMPS, PRESERVED_AT_A_TIME, pool_size, pool_stride
 from .prompts import Prompts
 
-MIXED = "queries and outputs of cross-attentions, where text and picture have mixed"
+MIXED = "queries and outputs of cross-attentions: their inputs mix text and picture"
 WIDE = "wider than the null space looks at"
 _MIB = 2**20
 
@@ -32,8 +32,7 @@ class Plan:
         left_out: Layers of the group that get no adapter, by reason.
         preserved: The prompts that must stay.
         synonyms: Words that are not preserved because they are too near to the concept.
-        of_moments: How many of the preserved prompts the moments of the null space are taken of, where layers see more
-            than text.
+        of_moments: How many of the preserved prompts A is computed from, where layers see more than text.
         of_loss: How many of them the preserve loss takes in turn.
         evaluations: Samples that the denoiser evaluates, about: `"no_grad"` and `"grad"`.
         memory: Bytes by what they are for, activations apart.
@@ -103,16 +102,27 @@ def make_plan(
         left_out={reason: found for reason, found in left_out.items() if found},
         preserved=prompts.preserved.prompts,
         synonyms=prompts.preserved.synonyms,
-        of_moments=len(set(prompts.of_kept)) if others else len(prompts.preserved.prompts) if confined else 0,
+        of_moments=prompts.count_of_moments(limits, sees_pictures=bool(others)) if confined else 0,
         of_loss=len(prompts.of_loss),
-        evaluations=_evaluations(config, limits, prompts, sees_pictures=bool(others)),
+        evaluations=_evaluations(
+            config, limits, prompts, {n: layer_width(family.denoiser.get_submodule(n)) for n in others}
+        ),
         memory=_memory(family, config, limits, layers, others, prompts, confined=confined),
     )
 
 
-def _evaluations(config: ESDConfig, limits: Limits, prompts: Prompts, *, sees_pictures: bool) -> dict[str, int]:
-    """Samples that a training of all its iterations evaluates, about."""
-    moments = (limits.trajectories + limits.held_out + len(prompts.of_concept)) * limits.steps if sees_pictures else 0
+def _evaluations(config: ESDConfig, limits: Limits, prompts: Prompts, widths: dict[str, int]) -> dict[str, int]:
+    """Samples that a training of all its iterations evaluates, about.
+
+    Args:
+        config: The configuration.
+        limits: The limits.
+        prompts: The prompts.
+        widths: Of the layers whose moments are taken along trajectories.
+    """
+    passes, of_concept = len(list(portions(widths, limits.memory))), len(prompts.of_concept) // 2
+    held_out = limits.held_out + of_concept if widths else 0
+    moments = limits.steps * (passes * (limits.trajectories + of_concept) + held_out)
     teacher = 2 if config.erase_from is None else 3
     no_grad = moments + teacher * config.states + _on_the_way(config, len(prompts.student), None)
     grad = config.states
@@ -147,14 +157,15 @@ def _memory(
     modules = {layer: family.denoiser.get_submodule(layer) for layer in layers}
     outputs = sum(len(base_layer(module).weight) for module in modules.values())
     inputs = sum(map(layer_width, modules.values()))
-    # Weights, gradients and both of Adam's averages, in float32; a fixed A is weights alone.
-    numbers = 4 * outputs + inputs if confined else 4 * (outputs + inputs)
+    # Weights and gradients in float32, both of Adam's averages in float32 or eight bits; a fixed A is weights alone.
+    each = 16 if config.optimizer == "adam" else 10
+    size = each * outputs + 4 * inputs if confined else each * (outputs + inputs)
     encoded = Encoded(family)
     encoded.add(prompts.student[:1])
     rows = {"", *prompts.student, *prompts.of_loss, *(prompts.of_kept + prompts.of_concept if others else ())}
     return {
         "denoiser": sum(p.nbytes for p in family.denoiser.parameters()),
-        "adapter and Adam": 4 * config.rank * numbers,
+        "adapter and Adam": config.rank * size,
         "moments, before training": min(limits.memory, sum(2 * 4 * layer_width(modules[n]) ** 2 for n in others)),
         "encoded prompts, on the CPU": encoded.nbytes() * len(rows),
     }

@@ -38,15 +38,13 @@ class Member:
         prompt: What it is conditioned on.
         x_t: Its state, (1, C, H, W).
         position: Where that stands.
-        noise: The state it has started from.
-        lap: How many trajectories it was before.
+        lap: Trajectories that it has finished.
         visits: How often it was drawn.
     """
 
     index: int
     prompt: str
     x_t: Tensor
-    noise: Tensor
     position: int = 0
     lap: int = 0
     visits: int = 0
@@ -82,7 +80,7 @@ class TrajectoryPool(Sampler):
         for i, index in enumerate(indices):
             position = int((i + offset) * self._steps / len(indices)) % self._steps
             first = self._noise(self._stream(index, 0))
-            added.append(Member(index, self._prompts[index % len(self._prompts)], first, first, position, 0, visits))
+            added.append(Member(index, self._prompts[index % len(self._prompts)], first, position, 0, visits))
         self.members |= {member.index: member for member in added}
         self._reach(added)
 
@@ -165,7 +163,7 @@ class TrajectoryPool(Sampler):
         member.lap += 1
         generator = self._stream(member.index, member.lap)
         member.prompt = self._prompts[(member.index + member.lap * self._size) % len(self._prompts)]
-        member.x_t = member.noise = self._noise(generator)
+        member.x_t = self._noise(generator)
         # So that with a stride, too, every position comes equally often.
         member.position = integer(self.stride, generator)
 

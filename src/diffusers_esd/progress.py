@@ -28,7 +28,7 @@ class Progress:
         loss: Loss of this one.
         alignment: Alignment of its states: 1 is intact, 0 the unconditional prediction, `-eta` the target.
         smoothed_alignment: Mean of the concepts' smoothed alignments.
-        alignments: Smoothed alignment of each concept that was trained so far.
+        alignments: Smoothed alignment by the prompt that the student is trained on, of those that were trained so far.
     """
 
     iteration: int
@@ -51,7 +51,7 @@ class Alignments:
         self.visits: dict[str, int] = {}
 
     def update(self, prompts: Sequence[str], along: Tensor, length: Tensor) -> None:
-        """Take notice of a batch.
+        """Add a batch to the averages.
 
         Args:
             prompts: B prompts.
@@ -81,4 +81,5 @@ class Alignments:
         """Whether a concept was seen often enough, and its alignment is at the bound or lower."""
         if self._bound is None or self.visits.get(prompt, 0) < _LEAST_VISITS:
             return False
-        return self.values()[prompt] <= self._bound
+        a, b = self._averages[prompt]
+        return a / max(b, 1e-30) <= self._bound

@@ -34,6 +34,10 @@ class Prompts:
     of_concept: tuple[str, ...] = ()
     of_loss: tuple[str, ...] = ()
 
+    def count_of_moments(self, limits: Limits, *, sees_pictures: bool) -> int:
+        """How many of the preserved prompts A is computed from: all, where layers see nothing but text."""
+        return len(set(self.of_kept[: limits.trajectories] if sees_pictures else self.preserved.prompts))
+
 
 def choose(family: Family, config: ESDConfig, limits: Limits, concepts: Sequence[str]) -> Prompts:
     """The prompts of a training; a list of the user's is drawn from evenly where it is longer than what is looked at.
@@ -53,8 +57,8 @@ def choose(family: Family, config: ESDConfig, limits: Limits, concepts: Sequence
             family, list(dict.fromkeys([*concepts, *student])), seed=config.seed, limits=limits
         )
     else:
-        order = permutation(len(config.preserve), stream(config.seed, "preserved"))
-        preserved = Preserved(tuple(config.preserve[i] for i in order))
+        listed = list(dict.fromkeys(config.preserve))
+        preserved = Preserved(tuple(listed[i] for i in permutation(len(listed), stream(config.seed, "preserved"))))
     if not preserved.prompts:
         return Prompts(student, preserved)
     turns = _turns(family, limits, student, config.seed)
@@ -66,7 +70,8 @@ def choose(family: Family, config: ESDConfig, limits: Limits, concepts: Sequence
     return Prompts(
         student,
         preserved,
-        contexts=tuple(prompt for turn in turns for prompt in turn),
+        # One concept's after the other's, so that every other one is of every concept.
+        contexts=tuple(prompt for company in zip(*turns, strict=True) for prompt in company),
         of_kept=_cycled(preserved.prompts, limits.trajectories + limits.held_out),
         of_concept=_cycled(alone_and_not, 2 * n),
         of_loss=preserved.prompts[:of_loss] if config.loss_weight else (),

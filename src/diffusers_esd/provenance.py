@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha1
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, get_args
 
 from .config import ESDConfig
@@ -35,8 +35,9 @@ class Provenance:
         pattern: Regular expression of the layers, as PEFT reads it.
         layers: How many layers carry the adapter.
         left_out: Names of the layers of the group that carry no adapter, by reason.
-        leaks: Of each layer, where measured: the share of a preserved prompt's input that the fixed A lets through, on
-            prompts that A was not computed from. 0 is none.
+        leaks: Of each layer, where measured: how large its answer to preserved inputs is beside that to the concept, on
+            inputs that A was not computed from. Of a list of the user's own, what keys and values see is measured on
+            the list itself.
         versions: Versions of the packages that made it.
         iterations: Optimiser updates.
         alignment: Smoothed alignment at the end: 1 is intact, `-eta` the target.
@@ -116,7 +117,13 @@ def read_record(values: Mapping[str, Any]) -> tuple[str, ESDConfig | None, Prove
 
 def package_versions() -> dict[str, str]:
     """Versions of the packages that an erasure depends on, as they are installed."""
-    return {package: version(package) for package in _PACKAGES}
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:  # run from a checkout
+            versions[package] = "unknown"
+    return versions
 
 
 def default_name(concepts: Sequence[str]) -> str:

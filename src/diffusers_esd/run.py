@@ -13,7 +13,8 @@ class RunConfig:
 
     Attributes:
         gradient_checkpointing: Compute the activations twice in place of keeping them: less memory, more time.
-        offload: Keep the text encoders and the autoencoder on the CPU while the denoiser is evaluated.
+        offload: Keep the text encoders and the autoencoder on the CPU while the denoiser is evaluated. A callback
+            cannot draw pictures then.
     """
 
     gradient_checkpointing: bool = False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, fields, replace
 from importlib.util import find_spec
@@ -25,12 +25,10 @@ from .denoiser import (
     check_denoiser,
     check_name,
     evaluation,
-    fingerprint,
-    model_name,
     resident,
     without,
 )
-from .encoding import Encoded
+from .encoding import Encoded, name_long
 from .erasure import Erasure
 from .families import Family, family_for
 from .groups import Selection, select
@@ -38,10 +36,11 @@ from .limits import Limits
 from .moments import text_moments
 from .networks import Networks
 from .null_space import NullSpace, NullSpaceFinder, sees_text
-from .plan import MIXED, WIDE, Plan, is_confined, make_plan
+from .plan import Plan, is_confined, make_plan
 from .progress import Progress
 from .prompts import Prompts, choose
-from .provenance import Provenance, default_name, package_versions
+from .provenance import default_name
+from .record import record
 from .run import RunConfig
 from .training import Training, checkpointed, offloaded
 
@@ -62,6 +61,7 @@ class ESDTrainer:
     Raises:
         TypeError: If the pipeline is of no known family, or a field is unknown.
         ValueError: If the pipeline or the configuration cannot be trained; the message says what to do.
+        ImportError: If the optimiser's package is missing.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class ESDTrainer:
         self.config = ESDConfig.from_dict({**(config or ESDConfig()).to_dict(), **overrides})
         self.limits = limits or Limits()
         if self.config.optimizer == "adam8bit" and find_spec("bitsandbytes") is None:
-            raise ValueError("optimizer='adam8bit' needs bitsandbytes: pip install 'diffusers-esd[8bit]'.")
+            raise ImportError("optimizer='adam8bit' needs bitsandbytes: pip install \"diffusers-esd[8bit]\".")
         self.family = family if family is not None else family_for(pipe)
         if self.family.pipe is not pipe:
             raise ValueError("family is of another pipeline; make it of the one that is trained, such as Mine(pipe).")
@@ -89,6 +89,7 @@ class ESDTrainer:
             raise ValueError(f"A {type(self.family.denoiser).__name__} has no gradient checkpointing.")
         self._shape = self.family.latent_shape(self.config.size)
         self._selection()
+        self.family.prepare(self.config.num_inference_steps, self._shape, self.config.guidance_scale)
 
     @overload
     def erase(
@@ -143,13 +144,12 @@ class ESDTrainer:
         Warns:
             UserWarning: If the iterations are too few for so many concepts.
         """
-        concepts = tuple(dict.fromkeys([concept] if isinstance(concept, str) else concept))
-        self._check_concepts(concepts)
+        concepts = self._checked([concept] if isinstance(concept, str) else concept)
         name = name if name is not None else default_name(concepts)
         selection = self._selection()
         denoiser = self.family.denoiser
         check_name(denoiser, name)
-        beside = [beside] if isinstance(beside, str) else list(beside)
+        beside = [beside] if isinstance(beside, str) else beside
         if missing := set(beside) - set(adapter_names(denoiser)):
             there = ", ".join(adapter_names(denoiser)) or "none"
             raise ValueError(f"beside names {', '.join(sorted(missing))}; adapters on the pipeline: {there}.")
@@ -157,6 +157,7 @@ class ESDTrainer:
             # Whatever the pipeline offloads between calls it also offloads after this one.
             stack.callback(self.family.pipe.maybe_free_model_hooks)
             stack.enter_context(_surroundings(self.family.device))
+            name_long(self.family, self._users_prompts(concepts))
             prompts = choose(self.family, self.config, self.limits, concepts)
             if dry_run:
                 return make_plan(self.family, self.config, self.limits, concepts, name, selection, prompts)
@@ -164,11 +165,16 @@ class ESDTrainer:
             stack.enter_context(without(denoiser, beside))
             return self._erase(concepts, name, selection, prompts, tuple(beside), callback)
 
-    def _check_concepts(self, concepts: Sequence[str]) -> None:
-        if not concepts:
+    def _checked(self, concepts: object) -> tuple[str, ...]:
+        """The concepts, each once."""
+        if not isinstance(concepts, Iterable):
+            raise TypeError(f"concept must be a string or a list of strings, got {concepts!r}.")
+        listed = list(concepts)
+        if not listed:
             raise ValueError("concept is an empty list; give at least one prompt.")
-        for prompt in concepts:
+        for prompt in listed:
             check_prompt("concept", prompt)
+        concepts = tuple(dict.fromkeys(listed))
         if len(concepts) > 1 and self.config.erase_from is not None:
             raise ValueError("erase_from takes a single concept; erase several with one call each.")
         batch = self.config.states // self.config.iterations
@@ -180,6 +186,7 @@ class ESDTrainer:
                 "or more.",
                 stacklevel=3,
             )
+        return concepts
 
     def _erase(
         self,
@@ -221,28 +228,39 @@ class ESDTrainer:
                     )
                     training.run(callback)
                 adapter.fold_scale()
+                provenance = replace(
+                    record(family, self.limits, training, adapter.selection, selection, prompts, space),
+                    active=active,
+                    beside=beside,
+                    seconds=round(time.monotonic() - started, 2),
+                )
+                return Erasure(name, adapter.weights(family.component), config, provenance)
             except BaseException:
                 adapter.detach()
                 raise
-        provenance = replace(
-            self._provenance(training, adapter.selection, selection, prompts, space),
-            active=active,
-            beside=beside,
-            seconds=round(time.monotonic() - started, 2),
-        )
-        return Erasure(name, adapter.weights(family.component), config, provenance)
+
+    def _users_prompts(self, concepts: Sequence[str]) -> list[str]:
+        config = self.config
+        listed = () if isinstance(config.preserve, str) else config.preserve
+        return [*concepts, *([] if config.erase_from is None else [config.erase_from]), *listed]
 
     def _selection(self) -> Selection:
         """The layers to train, of a denoiser that can be trained."""
         check_denoiser(self.family.denoiser)
         modules = [module for module, _ in self.family.denoiser.named_modules()]
-        return select(
+        selection = select(
             base_layers(self.family.denoiser),
             modules,
             self.config.group,
             text_layers=self.family.text_layers,
             text_inputs=self.family.text_inputs,
         )
+        if self.config.null_space and self.config.preserve and not selection.confinable().names:
+            raise ValueError(
+                f"group={self.config.group!r} selects only queries and outputs of cross-attentions, which the null "
+                "space leaves out; train them with null_space=False or preserve=()."
+            )
+        return selection
 
     def _finder(self, selection: Selection, prompts: Prompts, encoded: Encoded) -> NullSpaceFinder:
         """The finder of the null space; every prompt it needs is encoded here."""
@@ -281,58 +299,6 @@ class ESDTrainer:
         compiled = any(module._compiled_call_impl is not None for module in denoiser.modules())
         with evaluation(denoiser), torch.compiler.set_stance("force_eager") if compiled else nullcontext():
             return finder.find(selection.confinable().names)
-
-    def _provenance(
-        self,
-        training: Training,
-        trained: Selection,
-        selection: Selection,
-        prompts: Prompts,
-        space: NullSpace | None,
-    ) -> Provenance:
-        """What the erasure was trained on and how it went."""
-        family, limits = self.family, self.limits
-        evaluations = dict(training.networks.evaluations)
-        left_out: dict[str, tuple[str, ...]] = {}
-        leaks: dict[str, float] = {}
-        of_moments = 0
-        if space is not None:
-            evaluations["no_grad"] += space.evaluations
-            confinable = set(selection.confinable().names)
-            left_out = {
-                MIXED: tuple(layer for layer in selection.names if layer not in confinable),
-                WIDE: space.wide,
-                f"leak above {limits.largest_leak:g}: cannot tell the concept from what is preserved": tuple(
-                    layer for layer in space.leaks if layer not in space.rows
-                ),
-            }
-            leaks = {layer: round(space.leaks[layer], 4) for layer in space.rows}
-            of_moments = len(set(prompts.of_kept)) if space.evaluations else len(prompts.preserved.prompts)
-        alignments = training.alignments.values()
-        return Provenance(
-            origin="trained",
-            concepts=training.concepts,
-            base_model=model_name(family.pipe),
-            base_fingerprint=fingerprint(family.denoiser),
-            family=type(family).__name__,
-            component=family.component,
-            pattern=trained.pattern,
-            layers=len(trained.names),
-            left_out={reason: names for reason, names in left_out.items() if names},
-            leaks=leaks,
-            versions=package_versions(),
-            iterations=len(training.history),
-            alignment=training.alignments.mean(),
-            alignments=dict(zip(training.concepts, (alignments.get(p) for p in prompts.student), strict=True)),
-            preserved={
-                "prompts": len(prompts.preserved.prompts),
-                "moments": of_moments,
-                "loss": len(prompts.of_loss),
-            },
-            evaluations=evaluations,
-            complete=training.complete,
-            history=tuple(training.history),
-        )
 
 
 @contextmanager

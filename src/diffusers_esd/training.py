@@ -38,6 +38,7 @@ from .trajectory import FreshTrajectory, States, Trajectory
 _ATTEMPTS = 32  # at an update, whose loss is scaled down each time
 _REMEDY = "load the pipeline in bfloat16 or float32, or lower the learning rate."
 _LOOK_EVERY = 4  # iterations, at concepts that are done
+_LOOKS = 8  # in which all of them are looked at
 
 
 class Training:
@@ -70,6 +71,7 @@ class Training:
         self.history: list[tuple[float, float]] = []
         self.alignments = Alignments(config.stop_at_alignment)
         self.complete = False
+        self._seen: dict[str, int] = {}
         self._parameters = parameters
         self._optimizer = _optimizer(config)(parameters, lr=config.learning_rate)
         warm = config.lr_scheduler == "constant" and config.lr_warmup_steps
@@ -167,12 +169,14 @@ class Training:
             concept = list(self.concepts) * len(position)
             e_null, e_cond, e_from = self.networks.teacher(x_t, position, nothing, concept, states.prompts)
         e_student = self.networks.student(x_t, position, states.prompts)
-        target = esd_target(e_cond, e_null, self.config.eta, e_from)
+        origin = None if e_from is None else e_from.float()
+        target = esd_target(e_cond.float(), e_null.float(), self.config.eta, origin)
         e_teacher = e_cond if e_from is None else e_from
         self._erase.advance(states, self._rollout(e_student, e_teacher), e_null)
         forward, length = along(e_student.detach(), e_cond, e_null, e_from)
         self.alignments.update(states.prompts, forward, length)
-        loss = functional.mse_loss(e_student.float(), target.float())
+        loss = functional.mse_loss(e_student.float(), target)
+        self._seen |= dict.fromkeys(states.prompts, len(self.history))
         return loss, (forward.sum().item(), length.sum().item())
 
     def _preserve_loss(self, trajectory: Trajectory) -> Tensor:
@@ -190,13 +194,26 @@ class Training:
         """Concepts that are done rest; a look now and then tells those whose alignment rises again."""
         resting = self._erase.resting
         if resting and len(self.history) % _LOOK_EVERY == 0:
-            with torch.no_grad():
-                self._erase_loss(self._erase.draw_resting())
+            self._look(math.ceil(len(resting) / (_LOOKS * self.config.batch_size)))
+        self._rest_or_wake()
+        if not self._erase.has_work():
+            # Before the end all are looked at that were not seen in this iteration.
+            while any(self._seen[prompt] < len(self.history) - 1 for prompt in resting):
+                self._look(1)
+            self._rest_or_wake()
+
+    @torch.no_grad()
+    def _look(self, batches: int) -> None:
+        """See how resting concepts are, without training them."""
+        for _ in range(batches):
+            self._erase_loss(self._erase.draw_resting())
+
+    def _rest_or_wake(self) -> None:
         for prompt in self.alignments.visits:
             done = self.alignments.is_done(prompt)
-            if done and prompt not in resting:
+            if done and prompt not in self._erase.resting:
                 self._erase.rest(prompt)
-            elif not done and prompt in resting:
+            elif not done and prompt in self._erase.resting:
                 self._erase.wake(prompt)
 
 

@@ -61,7 +61,7 @@ class Trajectory(Protocol):
         """Whether a prompt is left that does not rest."""
 
     def advance(self, states: States, e_rollout: Tensor, e_null: Tensor) -> None:
-        """Take notice of the predictions made at `states`, each (B, C, H, W)."""
+        """Move the trajectories of `states` on with the predictions made there, each (B, C, H, W)."""
 
 
 class Sampler:
@@ -144,11 +144,18 @@ class Sampler:
 class FreshTrajectory(Sampler):
     """A state is denoised from fresh noise by a uniform number of steps: the paper to the letter.
 
-    Prompts are taken in turn.
+    The prompt that was drawn least comes next.
     """
 
     def _begin(self, states: int, at_a_time: int | None) -> None:
         self._drawn = 0
+        self._visits = dict.fromkeys(self._prompts, 0)
+
+    def wake(self, prompt: str) -> None:
+        """Draw a resting prompt again, as often as the others."""
+        active = [count for other, count in self._visits.items() if other not in self.resting]
+        super().wake(prompt)
+        self._visits[prompt] = min(active, default=0)
 
     def draw(self) -> States:
         """`batch_size` states: a position and a prompt each, then noise denoised to that position."""
@@ -162,7 +169,8 @@ class FreshTrajectory(Sampler):
         found: list[tuple[Tensor, int, str]] = []
         for _ in range(self._batch_size):
             generator = self._stream(self._drawn)
-            prompt = prompts[self._drawn % len(prompts)]
+            prompt = min(prompts, key=self._visits.__getitem__)
+            self._visits[prompt] += 1
             end = integer(self._steps, generator)
             x_t = self._noise(generator)
             for position in range(end):

@@ -33,5 +33,5 @@ class AuraFlow(FlowFamily):
 
     def predict(self, x_t: Tensor, position: Tensor, conditioning: Conditioning) -> Tensor:
         """The transformer's velocity, at times from 1 to 0."""
-        t = self.timesteps[position.to(self.timesteps.device)].to(x_t.dtype) / 1000
+        t = (self.timesteps[position.to(self.timesteps.device)] / 1000).to(x_t.dtype)
         return self.denoiser(x_t, timestep=t, return_dict=False, **conditioning)[0]

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..groups import TEXT_INPUTS, TEXT_LAYERS
 
 Conditioning = dict[str, Tensor]
-"""What the denoiser is told of N prompts: keyword arguments whose first dimension is N."""
+"""The denoiser's inputs for N prompts: keyword arguments whose first dimension is N."""
 
 
 class Family(ABC):

@@ -78,6 +78,11 @@ class DiffusionFamily(Family):
         self._scheduler = scheduler(**{**_UNLESS_SET, **config})
         self._scheduler.set_timesteps(steps, device=self.device)
         self.timesteps = self._scheduler.timesteps
+        if self.timesteps.max() >= len(self._scheduler.alphas_cumprod):
+            raise ValueError(
+                f"num_inference_steps={steps} gives the timestep {int(self.timesteps.max())}, and the model knows "
+                f"{len(self._scheduler.alphas_cumprod)} of them from 0; give fewer steps."
+            )
         alphas = self._scheduler.alphas_cumprod[self.timesteps.to(self._scheduler.alphas_cumprod.device)]
         self._alphas = torch.cat([alphas, self._scheduler.final_alpha_cumprod.to(alphas).reshape(1)])
 

@@ -69,16 +69,16 @@ class StableDiffusionXL(DiffusionFamily):
             list(prompts), device=self.device, do_classifier_free_guidance=False
         )
         if self.pipe.config.force_zeros_for_empty_prompt:
-            said = torch.tensor([prompt != "" for prompt in prompts], device=states.device)
-            states, pooled = states * said[:, None, None], pooled * said[:, None]
+            is_text = torch.tensor([prompt != "" for prompt in prompts], device=states.device)
+            states, pooled = states * is_text[:, None, None], pooled * is_text[:, None]
         return {"encoder_hidden_states": states.to(self.dtype), "text_embeds": pooled.to(self.dtype)}
 
     def predict(self, x_t: Tensor, position: Tensor, conditioning: Conditioning) -> Tensor:
         """The U-Net's prediction."""
         t = self.timesteps[position.to(self.timesteps.device)]
         height, width = (side * self.pipe.vae_scale_factor for side in x_t.shape[-2:])
-        told = (*(self.original_size or (height, width)), *self.crops_coords_top_left, height, width)
-        time_ids = torch.tensor([told], device=x_t.device, dtype=x_t.dtype).expand(len(x_t), -1)
+        sizes = (*(self.original_size or (height, width)), *self.crops_coords_top_left, height, width)
+        time_ids = torch.tensor([sizes], device=x_t.device, dtype=x_t.dtype).expand(len(x_t), -1)
         added = {"text_embeds": conditioning["text_embeds"], "time_ids": time_ids}
         states = conditioning["encoder_hidden_states"]
         return self.denoiser(x_t, t, states, added_cond_kwargs=added, return_dict=False)[0]
