@@ -19,15 +19,7 @@ from diffusers import DiffusionPipeline
 
 from .adapter import Adapter, active_scales
 from .config import ESDConfig, check_prompt
-from .denoiser import (
-    adapter_names,
-    base_layers,
-    check_denoiser,
-    check_name,
-    evaluation,
-    resident,
-    without,
-)
+from .denoiser import adapter_names, base_layers, check_denoiser, check_name, evaluation, resident, without
 from .encoding import Encoded, name_long
 from .erasure import Erasure
 from .families import Family, family_for
