@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from emoji_sd import OBJECTS, STYLES, Judge, load, phrase, plain, rates, settings, some_pairs
 
 from diffusers_esd import Erasure, ESDTrainer, Limits, vocabulary
-from diffusers_esd.encoding import Encoded
+from diffusers_esd.training.encoding import Encoded
 from diffusers_esd.families import family_for
 
 WORDS = (

@@ -21,7 +21,7 @@ from test_hub import client
 from tiny import latents, tiny_pipeline
 
 from diffusers_esd import Erasure, ESDConfig
-from diffusers_esd.cli import _given, _parser, main
+from diffusers_esd.cli.main import _given, _parser, main
 from diffusers_esd.files import HEADER_KEY, stored_dtypes, write_safetensors
 from diffusers_esd.run import RunConfig
 
@@ -186,7 +186,7 @@ def test_baking_a_model_of_the_hub_keeps_its_types(erasures: list[str], tmp_path
     with local_hub.running() as hub:
         hub.repositories["someone/model"] = files
         arguments = ["bake", "someone/model", erasures[0], "-o", str(tmp_path / "baked")]
-        client(hub, tmp_path / "home", f"from diffusers_esd.cli import main; assert main({arguments!r}) == 0")
+        client(hub, tmp_path / "home", f"from diffusers_esd.cli.main import main; assert main({arguments!r}) == 0")
     assert stored_dtypes(tmp_path / "baked") == stored_dtypes(tmp_path / "model")
     assert sizes(tmp_path / "baked") == sizes(tmp_path / "model")
     assert "base_model: someone/model" in (tmp_path / "baked" / "README.md").read_text()
@@ -215,7 +215,7 @@ def test_errors_have_a_message_and_a_code(
 
 @pytest.mark.parametrize("arguments", [["--help"], ["erase", "--help"]])
 def test_help_is_quick_and_imports_no_torch(arguments: list[str]) -> None:
-    code = f"import sys; from diffusers_esd.cli import main\ntry:\n    main({arguments})\nfinally:\n    " + (
+    code = f"import sys; from diffusers_esd.cli.main import main\ntry:\n    main({arguments})\nfinally:\n    " + (
         "print([m for m in ('torch', 'diffusers', 'safetensors', 'huggingface_hub') if m in sys.modules])"
     )
     seconds = []
@@ -241,7 +241,7 @@ def test_paths_with_an_equals_sign_and_folders_in_the_way(
 
 
 def test_info_imports_no_torch(erasures: list[str]) -> None:
-    code = f"import sys; from diffusers_esd.cli import main; main(['info', {erasures[0]!r}])"
+    code = f"import sys; from diffusers_esd.cli.main import main; main(['info', {erasures[0]!r}])"
     code += "; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("False")

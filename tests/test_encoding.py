@@ -10,7 +10,7 @@ import torch
 from tiny import tiny_flux, tiny_pipeline, tiny_sd3, tiny_xl
 
 from diffusers_esd import ESDTrainer, Limits
-from diffusers_esd.encoding import Encoded
+from diffusers_esd.training.encoding import Encoded
 from diffusers_esd.families import family_for
 
 QUICK: dict[str, Any] = {"num_inference_steps": 5, "iterations": 3, "rank": 2, "size": 16}

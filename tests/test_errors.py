@@ -15,7 +15,7 @@ from tiny import style_adapter, tiny_pipeline, tiny_unet, unmarked_tokenizer
 from diffusers_esd import ESDTrainer, Limits
 from diffusers_esd.denoiser import base_layers
 from diffusers_esd.groups import select
-from diffusers_esd.vocabulary import words
+from diffusers_esd.training.vocabulary import words
 
 QUICK: dict[str, Any] = {"num_inference_steps": 3, "iterations": 1, "rank": 2, "preserve": ()}
 

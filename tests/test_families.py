@@ -16,14 +16,14 @@ from torch import Tensor
 from diffusers_esd import ESDTrainer, Limits, vocabulary
 from diffusers_esd.adapter import Adapter
 from diffusers_esd.denoiser import base_layers, evaluation
-from diffusers_esd.encoding import Encoded
+from diffusers_esd.training.encoding import Encoded
 from diffusers_esd.families import Family, StableDiffusionXL, family_for
 from diffusers_esd.groups import select
-from diffusers_esd.moments import text_moments
-from diffusers_esd.networks import Networks
-from diffusers_esd.null_space import NullSpace, NullSpaceFinder, sees_text
+from diffusers_esd.training.moments import text_moments
+from diffusers_esd.training.networks import Networks
+from diffusers_esd.training.null_space import NullSpace, NullSpaceFinder, sees_text
 from diffusers_esd.objective import alignment
-from diffusers_esd.trajectory import FreshTrajectory
+from diffusers_esd.training.trajectory import FreshTrajectory
 
 STEPS = 5  # divides 1000: the pipelines' own DDIM then steps to its next timestep
 BUILDERS: dict[str, Callable[..., Any]] = {

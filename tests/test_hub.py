@@ -154,7 +154,7 @@ def test_without_a_connection_no_card_is_taken_for_missing(erasure: Erasure, tmp
     gone.url = url
     message = f"There is no folder '{REPO}', and the Hub cannot be reached."
     assert message in client(gone, tmp_path, LOAD.format(repo=REPO))
-    code = f"from diffusers_esd.cli import main; import sys; sys.exit(main(['push', {folder!r}, {REPO!r}]))"
+    code = f"from diffusers_esd.cli.main import main; import sys; sys.exit(main(['push', {folder!r}, {REPO!r}]))"
     message = f"error: The Hub cannot be reached, and nothing was published at '{REPO}' ("
     with pytest.raises(AssertionError, match=re.escape(message)) as caught:
         client(gone, tmp_path, code)

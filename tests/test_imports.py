@@ -107,7 +107,7 @@ def test_other_imports_are_seen(name: str, source: str) -> None:
     [
         ("from .trainer import ESDTrainer", [], {"trainer"}),
         ("from . import adapter, erasure", [], {"adapter", "erasure"}),
-        ("def f():\n    from diffusers_esd.trainer import ESDTrainer", [], {"trainer"}),
+        ("def f():\n    from diffusers_esd.training.trainer import ESDTrainer", [], {"trainer"}),
         ("import diffusers_esd.erasure", [], {"erasure"}),
         ("from .base import Family", ["families"], {"families.base"}),
         ("from ..networks import Networks", ["families"], {"networks"}),

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from diffusers_esd import Erasure, ESDConfig, ESDTrainer, Limits
 from diffusers_esd.families import family_for
-from diffusers_esd.moments import Moments, directions
-from diffusers_esd.null_space import layer_inputs, observed, portions
-from diffusers_esd.prompts import choose
+from diffusers_esd.training.moments import Moments, directions
+from diffusers_esd.training.null_space import layer_inputs, observed, portions
+from diffusers_esd.training.prompts import choose
 from diffusers_esd.streams import stream
-from diffusers_esd.vocabulary import SINGLE, contexts, nearness, preserved, words
+from diffusers_esd.training.vocabulary import SINGLE, contexts, nearness, preserved, words
 
 NEAR = Limits().near
 

@@ -20,12 +20,12 @@ from tiny import tiny_pipeline
 from diffusers_esd import ESDTrainer
 from diffusers_esd.adapter import Adapter
 from diffusers_esd.denoiser import base_layers
-from diffusers_esd.encoding import Encoded
+from diffusers_esd.training.encoding import Encoded
 from diffusers_esd.families import family_for
 from diffusers_esd.groups import select
-from diffusers_esd.networks import Networks
+from diffusers_esd.training.networks import Networks
 from diffusers_esd.streams import stream
-from diffusers_esd.trajectory import FreshTrajectory
+from diffusers_esd.training.trajectory import FreshTrajectory
 
 STEPS, GUIDANCE, SEED = 5, 4.0, 7  # 5 divides 1000
 SHAPE = (4, 8, 8)

@@ -16,15 +16,15 @@ from tiny import tiny_pipeline
 from diffusers_esd import ESDTrainer
 from diffusers_esd.adapter import Adapter
 from diffusers_esd.denoiser import base_layers
-from diffusers_esd.encoding import Encoded
+from diffusers_esd.training.encoding import Encoded
 from diffusers_esd.families import StableDiffusion
 from diffusers_esd.groups import select
-from diffusers_esd.networks import Networks
-from diffusers_esd.pool import TrajectoryPool
-from diffusers_esd.progress import Alignments
+from diffusers_esd.training.networks import Networks
+from diffusers_esd.training.pool import TrajectoryPool
+from diffusers_esd.training.progress import Alignments
 from diffusers_esd.streams import stream
-from diffusers_esd.training import Training
-from diffusers_esd.trajectory import FreshTrajectory, States
+from diffusers_esd.training.loop import Training
+from diffusers_esd.training.trajectory import FreshTrajectory, States
 
 STEPS = 10
 OTHERS = ("rocket", "bus", "car", "train", "bicycle", "sailboat", "house", "church", "lamp", "clock", "key", "crown")

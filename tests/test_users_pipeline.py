@@ -420,7 +420,7 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
 
 def test_accumulated_gradients_are_the_mean_of_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two halves of a batch, one after the other, are as the whole."""
-    from diffusers_esd.trajectory import FreshTrajectory, States
+    from diffusers_esd.training.trajectory import FreshTrajectory, States
 
     generator = torch.Generator().manual_seed(0)
     noise, position = torch.randn((4, 4, 8, 8), generator=generator), torch.tensor([0, 1, 2, 3])

@@ -5,34 +5,34 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .compose import bake, merge, stack
+    from .stacks.compose import bake, merge, stack
     from .config import ESDConfig
     from .erasure import Erasure
     from .families import Family
-    from .formats import export, import_erasure
+    from .exchange import export, import_erasure
     from .limits import Limits
     from .objective import esd_target
-    from .pictures import preview
-    from .plan import Plan
-    from .progress import Progress
+    from .pictures.preview import preview
+    from .training.plan import Plan
+    from .training.progress import Progress
     from .provenance import Provenance
     from .run import RunConfig
-    from .trainer import ESDTrainer
+    from .training.trainer import ESDTrainer
 
 _HOME = {
     "ESDConfig": "config",
-    "bake": "compose",
-    "export": "formats",
-    "import_erasure": "formats",
-    "merge": "compose",
-    "preview": "pictures",
-    "stack": "compose",
-    "ESDTrainer": "trainer",
+    "bake": "stacks.compose",
+    "export": "exchange",
+    "import_erasure": "exchange",
+    "merge": "stacks.compose",
+    "preview": "pictures.preview",
+    "stack": "stacks.compose",
+    "ESDTrainer": "training.trainer",
     "Erasure": "erasure",
     "Family": "families",
     "Limits": "limits",
-    "Plan": "plan",
-    "Progress": "progress",
+    "Plan": "training.plan",
+    "Progress": "training.progress",
     "Provenance": "provenance",
     "RunConfig": "run",
     "esd_target": "objective",

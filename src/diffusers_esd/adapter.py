@@ -1,7 +1,7 @@
-"""The adapter on a denoiser: attach, switch off for the teacher, weights out and in.
+"""The adapter on a denoiser: attach, switch off for the teacher, read and load weights.
 
-The teacher is the denoiser with *our* adapter off; whatever else the user has active stays in both. Switching goes
-over layers collected once, which costs microseconds where walking the model costs tens of milliseconds.
+The teacher is the denoiser with *our* adapter off; the user's active adapters stay on in both. Switching uses a list of
+layers that is collected once: that takes microseconds, while a walk over the model takes tens of milliseconds.
 """
 
 from __future__ import annotations
@@ -15,41 +15,31 @@ from contextlib import contextmanager
 import torch
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from .denoiser import Denoiser, UserState, adapter_names, evaluation, tuner_layers
+from .denoiser import Denoiser, Snapshot, adapter_names, evaluation, tuner_layers
 from .groups import Selection
+from .portable import check_fit
 from .streams import stream
 
 _FILTERING = threading.Lock()
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without PEFT's warnings of a second adapter, and of one that is deleted while active: both are meant."""
-    # Python's filters of warnings are the same for all threads.
-    with _FILTERING, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Already found a `peft_config`")
-        warnings.filterwarnings("ignore", "Adapter .* was active which is now deleted")
-        yield
-
-
 class Adapter:
-    """A LoRA of ours, attached to a denoiser and active beside the user's, with float32 weights.
+    """A new LoRA on a denoiser, active beside the user's, with float32 weights.
 
     Args:
         denoiser: The pipeline's denoiser, a diffusers model.
         name: Name of the adapter, not in use.
-        selection: The layers it goes to.
+        selection: The layers it is attached to.
         rank: Rank in every layer.
         lora_alpha: Scale times rank.
-        seed: Seed of the initial weights; the global generators are left as they were.
-        rows: Fixed A of each layer, (rank, d); only B trains then. `None` draws A from Kaiming's uniform
+        seed: Seed of the initial weights. The global generators are not used.
+        fixed_a: Fixed A of each layer, (rank, d); then only B trains. `None` draws A from Kaiming's uniform
             distribution, as PEFT does, and trains both.
 
     Attributes:
-        selection: The layers it is on.
+        selection: The layers it is attached to.
         parameters: The weights that train.
     """
 
@@ -62,46 +52,46 @@ class Adapter:
         rank: int,
         lora_alpha: float,
         seed: int,
-        rows: Mapping[str, Tensor] | None = None,
+        fixed_a: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.name = name
         self.selection = selection
         self._denoiser = denoiser
-        self._user = UserState(denoiser)
-        # PEFT divides lora_alpha by r, so any number will do; its annotation says int.
+        self._user = Snapshot(denoiser)
+        # PEFT divides lora_alpha by r, so any number works; its annotation says int.
         config = LoraConfig(r=rank, lora_alpha=lora_alpha, target_modules=selection.pattern)  # type: ignore[arg-type]
         try:
-            # On the meta device PEFT draws no random numbers.
+            # On the meta device PEFT does not draw random numbers.
             with _quiet(), torch.device("meta"):
                 denoiser.add_adapter(config, adapter_name=name)
-            self._set_up(seed, rows)
+            self._set_up(seed, fixed_a)
         except BaseException:
             _delete(denoiser, name, self._user)
             raise
 
-    def _set_up(self, seed: int, rows: Mapping[str, Tensor] | None) -> None:
+    def _set_up(self, seed: int, fixed_a: Mapping[str, Tensor] | None) -> None:
         denoiser, name = self._denoiser, self.name
-        # By layer, not by name: a name such as "0" or "conv" also stands in the names of base weights.
+        # Found by layer, not by name: a name such as "0" or "conv" is also part of the names of base weights.
         layers = {path: layer for path, layer in denoiser.named_modules() if name in getattr(layer, "lora_A", ())}
         for path, layer in layers.items():
             device = layer.get_base_layer().weight.device
             a, b = (side[name] for side in (layer.lora_A, layer.lora_B))
             first = torch.empty(a.weight.shape, device="cpu", dtype=torch.float32)
             nn.init.kaiming_uniform_(first, a=5**0.5, generator=stream(seed, "adapter", path))
-            if rows is not None:
+            if fixed_a is not None:
                 first.zero_()
-                first[: len(rows[path])] = rows[path].reshape(len(rows[path]), *first.shape[1:])
+                first[: len(fixed_a[path])] = fixed_a[path].reshape(len(fixed_a[path]), *first.shape[1:])
             a.weight = nn.Parameter(first.to(device))
             b.weight = nn.Parameter(torch.zeros(b.weight.shape, device=device, dtype=torch.float32))
         self._layers = list(layers.values())
         self._user.restore(adding=[name])
-        trained = ("lora_A", "lora_B") if rows is None else ("lora_B",)
+        trained = ("lora_A", "lora_B") if fixed_a is None else ("lora_B",)
         self.parameters = [getattr(layer, side)[name].weight for layer in self._layers for side in trained]
         self._states = [(layer.__dict__, list(layer.active_adapters)) for layer in self._layers]
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Our weights trainable and nothing else's; the denoiser in evaluation mode."""
+        """Only our weights are trainable, and the denoiser is in evaluation mode."""
         self._denoiser.requires_grad_(False)
         for parameter in self.parameters:
             parameter.requires_grad_(True)
@@ -126,7 +116,7 @@ class Adapter:
 
     @torch.no_grad()
     def fold_scale(self) -> None:
-        """Fold `lora_alpha / rank` into B, so that the attached adapter is, bit for bit, the one in the file."""
+        """Multiply B by `lora_alpha / rank`, so that the attached adapter equals the one in the file, bit for bit."""
         for layer in self._layers:
             rank, alpha = layer.r[self.name], layer.lora_alpha[self.name]
             layer.lora_B[self.name].weight.mul_(alpha / rank)
@@ -134,42 +124,41 @@ class Adapter:
             layer.scaling[self.name] = 1.0
         self._denoiser.peft_config[self.name].lora_alpha = self._denoiser.peft_config[self.name].r
 
-    def weights(self, component: str) -> dict[str, Tensor]:
-        """The portable weights after `fold_scale`: `<component>.<module>.lora_A.weight`, float32, on the CPU."""
-        return weights(self._denoiser, self.name, component)
-
     def detach(self) -> None:
-        """Take the adapter off; the denoiser is as it was."""
+        """Remove the adapter; the denoiser is as it was before."""
         _delete(self._denoiser, self.name, self._user)
 
 
-def weights(denoiser: Denoiser, name: str, component: str) -> dict[str, Tensor]:
-    """A and B of an adapter by portable key, copied to the CPU."""
-    # PEFT's own collection drops keys in which another adapter's name stands, such as "0".
-    found = {
+def read_weights(denoiser: Denoiser, name: str, component: str) -> dict[str, Tensor]:
+    """A and B of an adapter by portable key, float32, copied to the CPU.
+
+    They are the whole adapter if its scale is folded, as in those of this package.
+    """
+    # PEFT's own collection drops keys that contain another adapter's name, such as "0".
+    weights = {
         f"{component}.{path}.{side}.weight": getattr(layer, side)[name].weight
         for path, layer in denoiser.named_modules()
         if isinstance(layer, LoraLayer) and name in layer.lora_A
         for side in ("lora_A", "lora_B")
     }
-    return {key: weight.detach().cpu().contiguous().clone() for key, weight in found.items()}
+    return {key: weight.detach().cpu().contiguous().clone() for key, weight in weights.items()}
 
 
-def load(denoiser: Denoiser, component: str, weights: dict[str, Tensor], name: str, scale: float) -> None:
-    """Load portable weights as a further active adapter; the user's stay as they are.
+def load(denoiser: Denoiser, component: str, weights: Mapping[str, Tensor], name: str, scale: float) -> None:
+    """Load portable weights as one more active adapter; the user's adapters stay as they are.
 
     Args:
         denoiser: The pipeline's denoiser.
         component: The prefix of the keys, `"unet"` or `"transformer"`.
-        weights: What `Adapter.weights` returned.
-        name: Name for the adapter, not in use.
-        scale: Its scale; 1 is the erasure as trained, 0 the base.
+        weights: Portable weights.
+        name: Name of the adapter, not in use.
+        scale: Its scale; 1 is the erasure as trained, 0 the base model.
 
     Raises:
         ValueError: If the weights do not fit the denoiser.
     """
     check_fit(denoiser, component, weights)
-    user = UserState(denoiser)
+    user = Snapshot(denoiser)
     try:
         with _quiet():
             denoiser.load_lora_adapter(dict(weights), prefix=component, adapter_name=name)
@@ -177,23 +166,18 @@ def load(denoiser: Denoiser, component: str, weights: dict[str, Tensor], name: s
         _delete(denoiser, name, user)
         raise
     user.restore(adding=[name])
-    for layer in tuner_layers(denoiser):
-        if name in layer.scaling:
-            layer.set_scale(name, scale)
+    _set_scales(denoiser, {name: scale})
 
 
 def activate(denoiser: Denoiser, scales: Mapping[str, float]) -> None:
     """Activate adapters that are on the denoiser, with scales, beside those that are active already."""
-    user = UserState(denoiser)
+    user = Snapshot(denoiser)
     user.restore(adding=[name for name in scales if name not in user.active])
-    for layer in tuner_layers(denoiser):
-        for name, scale in scales.items():
-            if name in layer.scaling:
-                layer.set_scale(name, scale)
+    _set_scales(denoiser, scales)
 
 
 def active_scales(denoiser: Denoiser) -> dict[str, float]:
-    """The active adapters and the scales they are active with."""
+    """The active adapters and their scales."""
     scales: dict[str, float] = {}
     for layer in tuner_layers(denoiser):
         for name in layer.active_adapters:
@@ -204,52 +188,61 @@ def active_scales(denoiser: Denoiser) -> dict[str, float]:
     return scales
 
 
-def check_fit(denoiser: Denoiser, component: str, weights: dict[str, Tensor]) -> None:
-    """Refuse weights whose layers the denoiser lacks or has in another shape.
-
-    Raises:
-        ValueError: Naming the first layer that does not fit.
-    """
-    modules = dict(denoiser.named_modules())
-    for key, value in weights.items():
-        name, _, side = key.removeprefix(f"{component}.").removesuffix(".weight").rpartition(".")
-        module = modules.get(name)
-        module = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-        if not isinstance(module, nn.Linear | nn.Conv2d):
-            raise ValueError(f"The erasure was trained on another architecture: this denoiser has no layer {name!r}.")
-        one = (1,) * (module.weight.dim() - 2)  # B's kernel
-        fits = (
-            value.shape[1:] == module.weight.shape[1:]
-            if side == "lora_A"
-            else (value.shape[:1] == module.weight.shape[:1] and value.shape[2:] == one)
-        )
-        if not fits:
-            raise ValueError(
-                f"The erasure was trained on another architecture: layer {name!r} has weights of shape "
-                f"{tuple(module.weight.shape)}, and the erasure's {side} has {tuple(value.shape)}."
-            )
-
-
 def remove(denoiser: Denoiser, name: str) -> None:
-    """Take an adapter off; the others stay as they are.
+    """Remove an adapter; the others stay as they are.
 
     Raises:
         ValueError: If there is no adapter of that name.
     """
     if name not in adapter_names(denoiser):
-        there = ", ".join(adapter_names(denoiser)) or "none"
-        raise ValueError(f"No adapter {name!r} on this pipeline; adapters there: {there}.")
-    _delete(denoiser, name, UserState(denoiser))
+        present = ", ".join(adapter_names(denoiser)) or "none"
+        raise ValueError(f"There is no adapter {name!r} on this pipeline; adapters on it: {present}.")
+    _delete(denoiser, name, Snapshot(denoiser))
 
 
-def _delete(denoiser: Denoiser, name: str, user: UserState) -> None:
+def remove_all(denoiser: Denoiser) -> None:
+    """Remove every adapter, so that the denoiser is the base model."""
+    if adapter_names(denoiser):
+        denoiser.unload_lora()
+
+
+@contextmanager
+def as_found(denoiser: Denoiser) -> Iterator[None]:
+    """Adapters may be loaded, activated and scaled inside; afterwards the denoiser is as it was before."""
+    before, present = Snapshot(denoiser), adapter_names(denoiser)
+    try:
+        yield
+    finally:
+        for name in adapter_names(denoiser):
+            if name not in present:
+                remove(denoiser, name)
+        before.restore()
+
+
+def _set_scales(denoiser: Denoiser, scales: Mapping[str, float]) -> None:
+    for layer in tuner_layers(denoiser):
+        for name in scales.keys() & layer.scaling.keys():
+            layer.set_scale(name, scales[name])
+
+
+def _delete(denoiser: Denoiser, name: str, user: Snapshot) -> None:
     if name in adapter_names(denoiser):
         with _quiet():
             denoiser.delete_adapters(name)
     if not adapter_names(denoiser):
         denoiser.unload_lora()
-    # PEFT leaves its wrapper on layers that no adapter is left on.
+    # PEFT leaves its wrapper on layers that have no adapter left.
     for path, layer in list(denoiser.named_modules()):
         if isinstance(layer, LoraLayer) and not layer.lora_A:
             denoiser.set_submodule(path, layer.get_base_layer())
     user.restore(removing=name)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence PEFT's warnings about a second adapter, and about deleting an active one: both are intended."""
+    # Python's warning filters are shared by all threads.
+    with _FILTERING, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")
+        warnings.filterwarnings("ignore", "Adapter .* was active which is now deleted")
+        yield

@@ -18,18 +18,18 @@ from types import MappingProxyType
 from typing import Any
 
 from diffusers import DiffusionPipeline
-from diffusers.utils.torch_utils import unwrap_module
 from torch import Tensor
 
-from . import adapter, hub
-from .config import ESDConfig, check_adapter_name
-from .denoiser import check_denoiser, check_name
+from . import adapter
+from . import hub
+from .checks import check_scale
+from .config import ESDConfig
+from .denoiser import check_denoiser, check_name, find_denoiser
 from .files import HEADER_KEY, WEIGHTS_NAME, read_safetensors, write_safetensors
 from .kohya import to_kohya
+from .names import check_adapter_name
+from .portable import check_portable, from_portable
 from .provenance import Provenance, read_record
-from .scales import check_scale
-
-__all__ = ["JSON_NAME", "Erasure", "Provenance", "check_folder", "check_scale"]
 
 JSON_NAME = "erasure.json"
 
@@ -78,12 +78,7 @@ class Erasure:
 
     def layers(self) -> dict[str, tuple[Tensor, Tensor]]:
         """A and B of each layer by module name; the product of both, as matrices, is what is added to the weight."""
-        prefix, suffix = f"{self.provenance.component}.", ".lora_A.weight"
-        names = [key.removeprefix(prefix).removesuffix(suffix) for key in self.weights if key.endswith(suffix)]
-        return {
-            name: (self.weights[f"{prefix}{name}{suffix}"], self.weights[f"{prefix}{name}.lora_B.weight"])
-            for name in names
-        }
+        return from_portable(self.weights, self.provenance.component)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the weights, as JSON types."""
@@ -213,34 +208,10 @@ class Erasure:
             record = json.loads(header[HEADER_KEY])
             name, config, provenance = read_record(record)
             erasure = cls(name, weights, config, provenance)
-            erasure._check(record.get("rank", erasure.rank))
+            check_portable(weights, provenance.component, record.get("rank", erasure.rank))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"{file} is damaged or of a newer version ({error}); fetch it again.") from error
         return erasure
-
-    def _check(self, rank: int) -> None:
-        """Refuse what `save_pretrained` cannot have written.
-
-        Args:
-            rank: What the file says it is.
-
-        Raises:
-            ValueError: Saying what is wrong.
-        """
-        component = self.provenance.component
-        if component not in ("unet", "transformer"):
-            raise ValueError(f"the component is {component!r}, expected 'unet' or 'transformer'")
-        layers = {key.rpartition(".lora_")[0] for key in self.weights}
-        expected = {f"{layer}.lora_{side}.weight" for layer in layers for side in "AB"}
-        if not layers or set(self.weights) != expected:
-            raise ValueError("its keys are not those of an adapter")
-        for key, value in self.weights.items():
-            if not key.startswith(f"{component}."):
-                raise ValueError(f"{key!r} belongs to another component than {component}")
-            if value.dim() not in (2, 4) or not value.is_floating_point():
-                raise ValueError(f"{key!r} is {value.dtype} of {value.dim()} dimensions")
-            if value.shape[0 if ".lora_A." in key else 1] != rank:
-                raise ValueError(f"{key!r} has shape {tuple(value.shape)}, and the rank is {rank}")
 
     def apply(self, pipe: DiffusionPipeline, scale: float = 1.0, name: str | None = None) -> None:
         """Load onto a pipeline and activate, beside whatever is active.
@@ -260,7 +231,7 @@ class Erasure:
         """
         scale = check_scale("scale", scale)
         name = self.name if name is None else name
-        denoiser = self.denoiser(pipe)
+        _, denoiser = find_denoiser(pipe, self.provenance.component)
         check_denoiser(denoiser)
         check_name(denoiser, name)
         adapter.load(denoiser, self.provenance.component, dict(self.weights), name, scale)
@@ -275,21 +246,7 @@ class Erasure:
         Raises:
             ValueError: If no such adapter is on the pipeline.
         """
-        adapter.remove(self.denoiser(pipe), self.name if name is None else name)
-
-    def denoiser(self, pipe: Any) -> Any:
-        """The model of a pipeline that the erasure is for.
-
-        Raises:
-            ValueError: If the pipeline has none.
-        """
-        component = self.provenance.component
-        if component not in pipe.components:
-            raise ValueError(
-                f"The erasure is for a pipeline with a {component}; a {type(pipe).__name__} has "
-                f"{', '.join(pipe.components)}."
-            )
-        return unwrap_module(pipe.components[component])
+        adapter.remove(find_denoiser(pipe, self.provenance.component)[1], self.name if name is None else name)
 
 
 def check_folder(folder: Path) -> None:

@@ -1,12 +1,14 @@
-"""Safetensors files, read without trust and written whole or not at all."""
+"""Files: written whole or not at all, safetensors read without trust."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +24,45 @@ _FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat
 _OF_COMPONENT = re.compile(r"(diffusion_pytorch_model|model)(-\d+-of-\d+)?\.safetensors")
 
 
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary path for a file or a folder, which appears as `path` if the block ends without an error.
+
+    Args:
+        path: A file, which is replaced if it exists, or a folder that does not exist. Missing parents are created.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file in UTF-8, whole or not at all."""
+    with whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+def write_safetensors(path: Path, weights: Mapping[str, Tensor], header: dict[str, str]) -> Path:
+    """Write tensors and header entries, whole or not at all; the same contents give the same bytes."""
+    from safetensors.torch import save
+
+    content = save({key: value.contiguous() for key, value in weights.items()}, metadata=header)
+    with whole(path) as temporary:
+        # safetensors' own save_file creates files that only their owner can read, whatever the umask.
+        temporary.write_bytes(_with_sorted_header(content))
+    return path
+
+
 def read_safetensors(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Header and tensors of a file, on the CPU.
+    """Header entries and tensors of a file, on the CPU.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -39,11 +78,11 @@ def read_safetensors(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         with safe_open(file, framework="pt", device="cpu") as opened:
             return opened.metadata() or {}, {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{file} is damaged or not a safetensors file ({error}); fetch it again.") from error
+        raise ValueError(_damaged(file, error)) from error
 
 
 def read_header(file: Path) -> dict[str, str]:
-    """The header's own entries, without PyTorch and without the tensors.
+    """The header's own entries, without PyTorch and without reading the tensors.
 
     Raises:
         ValueError: If the file is damaged or not a safetensors file.
@@ -52,22 +91,14 @@ def read_header(file: Path) -> dict[str, str]:
         entries = _header_entries(file).get("__metadata__", {})
         return {str(key): str(value) for key, value in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{file} is damaged or not a safetensors file ({error}); fetch it again.") from error
-
-
-def _header_entries(file: Path) -> Any:
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        if length > file.stat().st_size - 8:
-            raise ValueError("its header is longer than the file")
-        return json.loads(opened.read(length))
+        raise ValueError(_damaged(file, error)) from error
 
 
 def stored_dtypes(folder: Path) -> dict[str, torch.dtype]:
     """The type of each component's weights in a pipeline's folder, from the headers of its safetensors files.
 
-    Where a component has weights of several types, the one with the most bytes decides. A component whose weights are
-    of no floating-point type that PyTorch computes in, or in other files, is left out.
+    If a component has weights of several types, the type with the most bytes counts. A component is left out if its
+    weights are not of a floating-point type that PyTorch computes in, or if they are in other files.
 
     Raises:
         ValueError: If a file is damaged.
@@ -85,6 +116,14 @@ def stored_dtypes(folder: Path) -> dict[str, torch.dtype]:
     return dtypes
 
 
+def _header_entries(file: Path) -> Any:
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        if length > file.stat().st_size - 8:
+            raise ValueError("its header is longer than the file")
+        return json.loads(opened.read(length))
+
+
 def _bytes_by_type(file: Path) -> Counter[str]:
     sizes: Counter[str] = Counter()
     try:
@@ -93,24 +132,12 @@ def _bytes_by_type(file: Path) -> Counter[str]:
                 start, end = entry["data_offsets"]
                 sizes[entry["dtype"]] += end - start
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{file} is damaged or not a safetensors file ({error}); fetch it again.") from error
+        raise ValueError(_damaged(file, error)) from error
     return sizes
 
 
-def write_safetensors(file: Path, weights: Mapping[str, Tensor], header: dict[str, str]) -> Path:
-    """Write a file whole or not at all; the same contents give the same bytes."""
-    from safetensors.torch import save
-
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    content = save({key: value.contiguous() for key, value in weights.items()}, metadata=header)
-    try:
-        # safetensors' own save_file makes files that only their owner can read, whatever the umask.
-        temporary.write_bytes(_with_sorted_header(content))
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return file
+def _damaged(file: Path, error: Exception) -> str:
+    return f"{file} is damaged or not a safetensors file ({error}); fetch it again."
 
 
 def _with_sorted_header(content: bytes) -> bytes:

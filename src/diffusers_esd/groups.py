@@ -1,20 +1,20 @@
 """Which layers a group trains.
 
-A layer is a Linear or a Conv2d; a LoRA cannot carry norms or biases.
+A layer is a Linear or a Conv2d; a LoRA does not change norms or biases.
 
     esd-x         every layer of the cross-attentions
     esd-x-strict  only their keys and values
     esd-u         every layer outside the cross-attentions
     full          every layer
 
-Any other group is a regular expression that matches whole names, for the paper's other sets of parameters (its
-self-attentions alone, `".*attn1.*"`).
+Any other group is a regular expression that matches whole names. It gives the paper's other parameter sets, such as
+the self-attentions alone, `".*attn1.*"`.
 
-Cross-attention modules are called `attn2` in U-Nets and in transformers that have them. Where text and picture attend
-to each other jointly instead (Stable Diffusion 3, Flux), the family says which layers are taken for them.
+Cross-attention modules are called `attn2` in U-Nets and in the transformers that have them. In models where text and
+image attend to each other jointly (Stable Diffusion 3, Flux) the family says which layers count as cross-attention.
 
-A selection is made by type and name, and handed to PEFT as a regular expression that provably matches the same
-modules. Paper: Sec. 4; the authors' code: ESD-x, ESD-u and their strict variant.
+Layers are selected by type and name. PEFT gets the selection as a regular expression that matches exactly these
+modules. Paper: Sec. 4; authors' code: ESD-x, ESD-u and the strict variant.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Selection:
         group: The group.
         names: Module names of the layers, in the model's order.
         pattern: Regular expression that fully matches these names and no other module's.
-        mixed: Those names where text and picture have mixed: queries and outputs of the cross-attentions.
+        mixed: The names among them whose inputs mix text and image: queries and outputs of the cross-attentions.
     """
 
     group: Group | str
@@ -45,18 +45,18 @@ class Selection:
     def only(self, names: Collection[str]) -> Selection:
         """The layers of this selection that are among `names`."""
         kept = tuple(name for name in self.names if name in names)
-        return self if kept == self.names else Selection(self.group, kept, exactly(kept))
+        return self if kept == self.names else Selection(self.group, kept, names_pattern(kept))
 
     def confinable(self) -> Selection:
-        """Without the mixed layers: no trajectories short enough to be worth it show all mixtures that must be
-        preserved."""
+        """The layers that a null space can confine: all but the mixed ones. To see every mixture that must be preserved
+        would take far more trajectories than a training itself."""
         return self.only([name for name in self.names if name not in self.mixed])
 
 
 TEXT_LAYERS = r".*\battn2\."
-"""What the names of the layers of cross-attentions match from their start."""
+"""Matches the names of the layers of cross-attentions, from the start."""
 TEXT_INPUTS = r".*\battn2\.to_[kv]$"
-"""What those of their keys and values match."""
+"""Matches the names of their keys and values."""
 
 
 def select(
@@ -74,8 +74,8 @@ def select(
         modules: Names of all its modules.
         group: One of `"esd-x"`, `"esd-x-strict"`, `"esd-u"`, `"full"`, or a regular expression that matches the whole
             name of a layer.
-        text_layers: What the names of the layers of the cross-attentions match from their start.
-        text_inputs: What those of their keys and values match.
+        text_layers: Regular expression that matches the names of the cross-attentions' layers, from the start.
+        text_inputs: The same for their keys and values.
 
     Raises:
         ValueError: If the group selects no layer.
@@ -91,22 +91,22 @@ def select(
     if not names:
         counts = {g: sum(bool(re.match(p, name)) for name in layers) for g, p in prefixes.items()}
         fitting = ", ".join(f"{g!r} ({n} layers)" for g, n in counts.items() if n) or "none"
-        what = "selects" if known else "is none of the named groups, and as a regular expression it selects"
-        raise ValueError(f"group={group!r} {what} no layer of this denoiser; groups that do: {fitting}.")
+        what = "" if known else ", as a regular expression,"
+        raise ValueError(f"`group`={group!r}{what} selects no layer of this denoiser; groups that do: {fitting}.")
     endings = r"(.*\.)?(" + "|".join(sorted({_ending(name) for name in names})) + ")"
     pattern = prefixes[group] + endings if known else group
     if {name for name in modules if re.fullmatch(pattern, name)} != set(names):
-        pattern = exactly(names)
+        pattern = names_pattern(names)
     mixed = [name for name in names if re.match(text_layers, name) and not re.match(text_inputs, name)]
     return Selection(group, names, pattern, frozenset(mixed))
 
 
-def exactly(names: Collection[str]) -> str:
-    """Regular expression that matches these names and no other."""
+def names_pattern(names: Collection[str]) -> str:
+    """Regular expression that matches exactly these names."""
     return "|".join(map(re.escape, names))
 
 
 def _ending(name: str) -> str:
-    """The last part of a name, with the part before it where it is a number: `to_q`, `to_out.0`."""
+    """The last part of a name, or the last two if the last is a number: `to_q`, `to_out.0`."""
     parts = name.split(".")
     return re.escape(".".join(parts[-2:] if parts[-1].isdigit() else parts[-1:]))

@@ -7,26 +7,26 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How much is looked at, and where lines are drawn.
+    """How many prompts and trajectories are used, and which bounds apply.
 
     Attributes:
-        words: Words of the vocabulary at most.
-        pairs: Prompts of two words each.
-        near: Cosine to the concept from which a word counts as its synonym, and is not preserved.
-        contexts: Words in whose company the concept is looked at.
-        loss_prompts: Prompts that the preserve loss takes at most.
-        text_strength: Ridge of the moments of token states, relative to their mean diagonal; a smaller ridge removes
+        words: Largest number of words of the vocabulary.
+        pairs: Number of prompts with two words.
+        near: A word whose cosine to the concept is at least this is a synonym, and is not preserved.
+        contexts: Number of words that the concept is combined with.
+        loss_prompts: Largest number of prompts in the preserve loss.
+        text_strength: Ridge of the moments of token states, relative to their mean diagonal. A smaller ridge removes
             more of what is preserved.
-        state_strength: The same for all other layers; it grows where inputs are fewer than the layer is wide.
-        largest_leak: A layer with a larger leak on held-out inputs gets no adapter.
-        empty_share: Share of the empty prompt in the moments of token states: it guides every picture.
-        steps: Denoising steps of the trajectories that moments are taken along.
-        trajectories: Trajectories of preserved prompts that A is computed from.
+        state_strength: The same for all other layers. It grows if there are fewer inputs than the layer is wide.
+        largest_leak: A layer with a larger leak on held-out inputs is left out.
+        empty_share: Share of the empty prompt in the moments of token states; the empty prompt guides every image.
+        steps: Denoising steps of the trajectories from which moments are computed.
+        trajectories: Trajectories of preserved prompts from which A is computed.
         held_out: Further trajectories of preserved prompts, on which leaks are measured.
-        concept_trajectories: Least number of trajectories of the concepts for computing A, and as many for measuring
-            leaks; two per concept if that is more.
-        widest: A layer with wider inputs gets no adapter, because a moment is a width x width matrix.
-        memory: Bytes of moments at a time; the trajectories are run again for the layers beyond it.
+        concept_trajectories: Least number of trajectories of the concepts from which A is computed, and as many on
+            which leaks are measured; at least two per concept.
+        widest: A layer with wider inputs is left out, because its moments are matrices of width x width.
+        memory: Bytes of moments in memory at a time. If more are needed, the trajectories run again for the rest.
     """
 
     words: int = 500

@@ -1,12 +1,12 @@
-r"""The training target of Erased Stable Diffusion, and the figure that shows how far it is reached.
+r"""The training target of Erased Stable Diffusion, and alignment, which says how close the student is to it.
 
 Eq. 7 of Gandikota, Materzynska, Fiotto-Kaufman and Bau, "Erasing Concepts from Diffusion Models"
-(arXiv:2303.07345), with the frozen model's predictions `e_cond` (of the concept) and `e_null` (of the empty prompt):
+(arXiv:2303.07345), with the frozen model's predictions `e_cond` (for the concept) and `e_null` (for the empty prompt):
 
     e_student(x_t, c, t)  <-  e_null - eta * (e_cond - e_null)
 
-The coefficients of the right side sum to 1, so the target commutes with affine maps of the prediction: noise, v,
-sample and flow velocity share it.
+The coefficients on the right sum to 1, so the target commutes with affine maps of the prediction: noise, v, sample and
+flow velocity share it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ def esd_target(e_cond: Tensor, e_null: Tensor, eta: float, e_from: Tensor | None
     """What the student should predict.
 
     Args:
-        e_cond: Teacher's prediction for the concept, (B, C, H, W) or any shape the others share.
+        e_cond: Teacher's prediction for the concept, (B, C, H, W) or any shape that the others share.
         e_null: Teacher's prediction for the empty prompt.
         eta: Strength of the negative guidance, 0 or more, usually 1.
-        e_from: Teacher's prediction for the prompt that the concept is erased from, when there is one; it takes the
-            place of the first `e_null` (the authors' later code, not in the paper).
+        e_from: Teacher's prediction for the prompt that the concept is erased from, if there is one. It replaces the
+            first `e_null` (from the authors' later code, not in the paper).
 
     Returns:
         `e_null - eta * (e_cond - e_null)`, or `e_from - eta * (e_cond - e_null)`.
@@ -31,14 +31,16 @@ def esd_target(e_cond: Tensor, e_null: Tensor, eta: float, e_from: Tensor | None
     return origin - eta * (e_cond - e_null)
 
 
-def along(e_student: Tensor, e_cond: Tensor, e_null: Tensor, e_from: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """How far the student's predictions go in the concept's direction `u = e_cond - e_null`, and how long that is.
+def projections(
+    e_student: Tensor, e_cond: Tensor, e_null: Tensor, e_from: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Numerator and denominator of the alignment of each state, with the concept's direction `u = e_cond - e_null`.
 
     Args:
         e_student: Student's predictions for the concept, or for `erase_from`, (B, C, H, W).
         e_cond: Teacher's predictions for the concept.
         e_null: Teacher's predictions for the empty prompt.
-        e_from: Teacher's predictions for `erase_from`, when there is one.
+        e_from: Teacher's predictions for `erase_from`, if there is one.
 
     Returns:
         `<e_student - e_null, u>` and `<u, u>` of each state, (B,). With `e_from` the first is
@@ -53,14 +55,15 @@ def alignment(e_student: Tensor, e_cond: Tensor, e_null: Tensor, e_from: Tensor 
     """How much of the concept's direction is left in the student's predictions.
 
     Args:
-        e_student: As of `along`, and so are the others.
+        e_student: As in `projections`, like the others.
         e_cond: Teacher's predictions for the concept.
         e_null: Teacher's predictions for the empty prompt.
-        e_from: Teacher's predictions for `erase_from`, when there is one.
+        e_from: Teacher's predictions for `erase_from`, if there is one.
 
     Returns:
-        Scalar, the ratio of both sums over all states: 1 where the concept is intact, 0 where the student predicts what
-            the empty prompt does, `-eta` at the target. With `e_from` it starts at 0 and the target is `-eta` again.
+        Scalar, the ratio of the two sums over all states: 1 where the concept is intact, 0 where the student predicts
+            what the teacher predicts for the empty prompt, `-eta` at the target. With `e_from` it starts at 0, and the
+            target is `-eta` again.
     """
-    forward, length = along(e_student, e_cond, e_null, e_from)
-    return forward.sum() / length.sum().clamp_min(1e-30)
+    along, length = projections(e_student, e_cond, e_null, e_from)
+    return along.sum() / length.sum().clamp_min(1e-30)

@@ -1,10 +1,10 @@
-"""`RunConfig`: how a training runs. Nothing here changes what is learned, so none of it goes into an erasure's file."""
+"""`RunConfig`: how a training runs. Nothing here changes what is learned, so it is not stored in an erasure's file."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from .config import check_flag
+from .checks import check_flag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,9 +12,10 @@ class RunConfig:
     """How a training runs.
 
     Attributes:
-        gradient_checkpointing: Compute the activations twice in place of keeping them: less memory, more time.
+        gradient_checkpointing: Compute the activations again in the backward pass instead of storing them: less memory,
+            more time.
         offload: Keep the text encoders and the autoencoder on the CPU while the denoiser is evaluated. A callback
-            cannot draw pictures then.
+            cannot generate images then.
     """
 
     gradient_checkpointing: bool = False

@@ -1,12 +1,12 @@
-"""Every random number of a training comes from a stream of its own, keyed by what it is for.
+"""Streams of random numbers: every number comes from a generator that is keyed by what it is for.
 
 A stream is named by the seed, a purpose and further keys, such as the member of a pool and its lap:
 
     stream(seed, "erase", member, lap)
 
-Streams of different names are independent, so another seed shares nothing with this one, and a draw does not depend on
-how many were made elsewhere: a training that is shared among processes draws the same numbers. The global generators
-are never touched.
+Streams of different names are independent, so two seeds share no numbers. What is drawn from one stream does not depend
+on what was drawn from others, so a training that is split among processes draws the same numbers. The global generators
+are never used.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch import Tensor
 
 
 def stream(seed: int, purpose: str, *keys: int | str) -> torch.Generator:
-    """The generator of a name, on the CPU, so that a seed means the same on every device.
+    """The generator with this name, on the CPU, so that a seed gives the same numbers for every device.
 
     Args:
         seed: The training's seed.
         purpose: What the numbers are for.
-        keys: What tells this stream from others of the purpose.
+        keys: Distinguish this stream from others with the same purpose.
     """
     name = "/".join(map(repr, (seed, purpose, *keys)))
     # PyTorch's generator on the CPU takes 32 bits of a seed.
@@ -32,10 +32,10 @@ def stream(seed: int, purpose: str, *keys: int | str) -> torch.Generator:
 
 
 def noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Standard normal numbers in float32 on the CPU, whatever the default device and type are."""
+    """Standard normal numbers in float32 on the CPU, whatever PyTorch's default device and type are."""
     return torch.randn(shape, generator=generator, device="cpu", dtype=torch.float32)
 
 
 def permutation(n: int, generator: torch.Generator) -> list[int]:
-    """The numbers below n in random order."""
+    """The whole numbers below n in random order."""
     return torch.randperm(n, generator=generator, device="cpu").tolist()

@@ -10,11 +10,11 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image, ImageDraw, ImageFont
 
-from . import adapter
-from .compose import stack
-from .denoiser import UserState, adapter_names, tuner_layers
-from .scales import check_scale
-from .sources import Source, denoiser_of, listed, read
+from .. import adapter
+from ..stacks.compose import stack
+from ..checks import check_scale
+from ..denoiser import find_denoiser
+from ..stacks.sources import Source, listed, read
 
 
 def preview(
@@ -56,24 +56,15 @@ def preview(
         raise ValueError("Give one or more erasures, prompts, scales and seeds.")
     chosen = [read(source) for source in sources]
     call: Any = pipe
-    _, denoiser = denoiser_of(pipe)
-    present, user = adapter_names(denoiser), UserState(denoiser)
-    scaling = [(layer, dict(layer.scaling)) for layer in tuner_layers(denoiser)]
+    _, denoiser = find_denoiser(pipe)
     cells = [(prompt, seed) for prompt in prompts for seed in numbers]
     rows: list[tuple[str, list[Image.Image]]] = [(f"{prompt}\nseed {seed}", []) for prompt, seed in cells]
-    try:
+    with adapter.as_found(denoiser):
         stack(pipe, dict.fromkeys(chosen, 0.0))
         for scale in checked:
             adapter.activate(denoiser, {erasure.name: scale for erasure in chosen})
             for (_, pictures), (prompt, seed) in zip(rows, cells, strict=True):
                 pictures.append(call(prompt, generator=torch.Generator("cpu").manual_seed(seed), **options).images[0])
-    finally:
-        for name in adapter_names(denoiser):
-            if name not in present:
-                adapter.remove(denoiser, name)
-        user.restore()
-        for layer, before in scaling:
-            layer.scaling.update(before)
     return grid(rows, [f"scale {scale:g}" if scale else "base" for scale in checked], side)
 
 

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .encoding import Encoded
-from .families import Family
-from .limits import Limits
+from ..families import Family
+from ..limits import Limits
 from .moments import Moments, TextMoments, directions
-from .streams import noise, stream
+from ..streams import noise, stream
 
 _BATCH = 16  # pictures at most
 _POSITIONS = 16384  # of latents, in a batch of pictures: 16 of 32 x 32, 1 of 128 x 128

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .encoding import Encoded
-from .streams import noise, stream
+from ..streams import noise, stream
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from .families import Conditioning, Family
+from ..families import Conditioning, Family
 
 _BATCH = 16
 

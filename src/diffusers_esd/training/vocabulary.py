@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from .encoding import Encoded
-from .families import Family
-from .limits import Limits
-from .streams import permutation, stream
+from ..families import Family
+from ..limits import Limits
+from ..streams import permutation, stream
 
 SINGLE = ("{}", "a {}", "art in {} style")
 PAIR = "a {} in {} style"

@@ -16,14 +16,18 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from . import adapter, hub
-from .denoiser import adapter_names, check_denoiser, check_name, model_name, tuner_layers
-from .erasure import Erasure
-from .groups import exactly
-from .products import lower_rank, portable, summed
-from .provenance import Provenance, bounded_name, package_versions
-from .scales import check_scale
-from .sources import Source, check_base, denoiser_of, is_same_base, listed, name_beside, read
+from .. import adapter
+from .. import hub
+from ..base_model import model_name
+from ..checks import check_scale
+from ..denoiser import adapter_names, check_denoiser, check_name, find_denoiser, tuner_layers
+from ..erasure import Erasure
+from ..groups import names_pattern
+from ..low_rank import summed, truncated
+from ..names import bounded_name
+from ..portable import to_portable
+from ..provenance import Provenance, package_versions
+from .sources import Source, check_base, is_same_base, listed, name_beside, read
 
 
 def stack(pipe: DiffusionPipeline, erasures: Mapping[Source, float]) -> dict[str, float]:
@@ -50,7 +54,7 @@ def stack(pipe: DiffusionPipeline, erasures: Mapping[Source, float]) -> dict[str
     checked: dict[Source, float] = {}
     for source, scale in erasures.items():
         checked[source] = check_scale("scale", scale)
-    component, denoiser = denoiser_of(pipe)
+    component, denoiser = find_denoiser(pipe)
     check_denoiser(denoiser)
     present = adapter_names(denoiser)
     scales: dict[str, float] = {}
@@ -126,18 +130,18 @@ def merge(
     layers = summed([(part.layers(), scale) for part, scale in zip(parts, checked, strict=True)])
     width, error = max(len(a) for a, _ in layers.values()), 0.0
     if rank is not None and rank < width:
-        layers, error = lower_rank(layers, rank)
+        layers, error = truncated(layers, rank)
         width = rank
     component = parts[0].provenance.component
     provenance = _merged([part.provenance for part in parts]) | {
-        "pattern": exactly(layers),
+        "pattern": names_pattern(layers),
         "layers": len(layers),
         "parts": tuple((part.name, scale) for part, scale in zip(parts, checked, strict=True)),
         "rank_error": error,
     }
     return Erasure(
         bounded_name("-".join(part.name for part in parts)) if name is None else name,
-        portable(layers, component, width),
+        to_portable(layers, component, width),
         None,
         Provenance(**provenance),
     )
@@ -196,7 +200,7 @@ def bake(
     folder = None if save_to is None else Path(save_to)
     if folder is not None and folder.exists():
         raise FileExistsError(f"{folder} exists; give a new folder.")
-    component, original = denoiser_of(pipe)
+    component, original = find_denoiser(pipe)
     check_denoiser(original)
     if any(hasattr(module, "_hf_hook") or hasattr(module, "_diffusers_hook") for module in original.modules()):
         raise ValueError(
@@ -269,7 +273,7 @@ def _save(pipe: Any, folder: Path, card: str) -> None:
 
 def _is_loaded(denoiser: Any, erasure: Erasure) -> bool:
     """Whether the adapter of its name on the denoiser is this erasure."""
-    loaded = adapter.weights(denoiser, erasure.name, erasure.provenance.component)
+    loaded = adapter.read_weights(denoiser, erasure.name, erasure.provenance.component)
     return loaded.keys() == erasure.weights.keys() and all(
         torch.equal(value, erasure.weights[key].to(value.dtype)) for key, value in loaded.items()
     )

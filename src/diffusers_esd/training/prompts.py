@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from . import vocabulary
-from .config import ESDConfig
-from .families import Family
-from .limits import Limits
+from ..config import ESDConfig
+from ..families import Family
+from ..limits import Limits
 from .pool import JUMPS
-from .streams import permutation, stream
+from ..streams import permutation, stream
 from .vocabulary import Preserved
 
 

@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .config import ESDConfig
+from ..config import ESDConfig
 from .encoding import Encoded
-from .families import Family
-from .groups import Selection
-from .limits import Limits
+from ..families import Family
+from ..groups import Selection
+from ..limits import Limits
 from .null_space import base_layer, layer_width, portions, sees_text
 from .pool import JUMPS, PRESERVED_AT_A_TIME, pool_size, pool_stride
 from .prompts import Prompts

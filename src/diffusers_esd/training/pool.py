@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .streams import permutation
+from ..streams import permutation
 from .trajectory import Sampler, States, at, integer
 
 JUMPS = 5

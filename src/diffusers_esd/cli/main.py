@@ -15,8 +15,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from .config import ESDConfig
-from .run import RunConfig
+from ..config import ESDConfig
+from ..run import RunConfig
 
 _MODEL = "folder or Hub id of a pipeline"
 _ERASURE = "folder, file or Hub id of an erasure"
@@ -143,7 +143,7 @@ def _pipeline(options: argparse.Namespace, *, exact: bool = False) -> Any:
     from diffusers import DiffusionPipeline
 
     if exact:
-        from .files import stored_dtypes
+        from ..files import stored_dtypes
 
         local = Path(options.model)
         folder = local if local.is_dir() or options.dtype else Path(DiffusionPipeline.download(options.model))
@@ -158,7 +158,7 @@ def _pipeline(options: argparse.Namespace, *, exact: bool = False) -> Any:
 
 
 def _read(text: str) -> Any:
-    from .erasure import Erasure
+    from ..erasure import Erasure
 
     return Erasure.from_pretrained(text)
 
@@ -175,8 +175,8 @@ def _scaled(texts: Sequence[str]) -> dict[Any, float]:
 
 def _erase(options: argparse.Namespace) -> None:
     config, run = ESDConfig(**_given(options, ESDConfig)), RunConfig(**_given(options, RunConfig))
-    from .erasure import check_folder
-    from .trainer import ESDTrainer
+    from ..erasure import check_folder
+    from ..training.trainer import ESDTrainer
 
     check_folder(options.output)
     trainer = ESDTrainer(_pipeline(options), config, run=run)
@@ -198,8 +198,8 @@ def _stack(options: argparse.Namespace) -> None:
 
 
 def _draw(options: argparse.Namespace, erasures: dict[Any, float], scales: Sequence[float]) -> None:
-    from .compose import merge
-    from .pictures import preview
+    from ..stacks.compose import merge
+    from ..pictures.preview import preview
 
     if not options.output.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {options.output.parent}.")
@@ -213,7 +213,7 @@ def _draw(options: argparse.Namespace, erasures: dict[Any, float], scales: Seque
 
 
 def _merge(options: argparse.Namespace) -> None:
-    from .compose import merge
+    from ..stacks.compose import merge
 
     scales = _scaled(options.erasures)
     merged = merge(list(scales), list(scales.values()), rank=options.rank, name=options.name)
@@ -223,20 +223,20 @@ def _merge(options: argparse.Namespace) -> None:
 
 
 def _bake(options: argparse.Namespace) -> None:
-    from .compose import bake
+    from ..stacks.compose import bake
 
     bake(_pipeline(options, exact=True), _scaled(options.erasures), save_to=options.output)
     print(options.output)
 
 
 def _export(options: argparse.Namespace) -> None:
-    from .formats import export
+    from ..exchange import export
 
     print(export(_read(options.erasure), options.output))
 
 
 def _import(options: argparse.Namespace) -> None:
-    from .formats import import_erasure
+    from ..exchange import import_erasure
 
     erasure = import_erasure(
         options.file, _pipeline(options, exact=True), concept=options.concept, name=options.name, rank=options.rank
@@ -251,9 +251,9 @@ def _push(options: argparse.Namespace) -> None:
 
 
 def _info(options: argparse.Namespace) -> None:
-    from . import hub
-    from .files import HEADER_KEY, WEIGHTS_NAME, read_header
-    from .provenance import read_record
+    from .. import hub
+    from ..files import HEADER_KEY, WEIGHTS_NAME, read_header
+    from ..provenance import read_record
 
     file = hub.locate(options.erasure, WEIGHTS_NAME, token=None, revision=None)
     header = read_header(file)

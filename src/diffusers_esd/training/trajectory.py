@@ -17,9 +17,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .config import Rollout
+from ..config import Rollout
 from .networks import Networks
-from .streams import noise, permutation, stream
+from ..streams import noise, permutation, stream
 
 
 @dataclass(frozen=True)

@@ -26,13 +26,13 @@ from diffusers.utils.torch_utils import unwrap_module
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .config import ESDConfig
-from .families import Family
+from ..config import ESDConfig
+from ..families import Family
 from .networks import Networks
-from .objective import along, esd_target
+from ..objective import along, esd_target
 from .pool import PRESERVED_AT_A_TIME, TrajectoryPool
 from .progress import Alignments, Progress
-from .run import RunConfig
+from ..run import RunConfig
 from .trajectory import FreshTrajectory, States, Trajectory
 
 _ATTEMPTS = 32  # at an update, whose loss is scaled down each time

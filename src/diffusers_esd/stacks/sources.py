@@ -7,13 +7,12 @@ import warnings
 from dataclasses import replace
 from typing import Any
 
-from diffusers.utils.torch_utils import unwrap_module
-
-from . import adapter
-from .denoiser import fingerprint, model_name, same_weights
-from .erasure import Erasure
-from .families import FAMILIES
-from .provenance import Provenance
+from ..base_model import fingerprint, model_name, same_weights
+from ..denoiser import find_denoiser
+from ..erasure import Erasure
+from ..families import FAMILIES
+from ..portable import check_fit
+from ..provenance import Provenance
 
 Source = Erasure | str | os.PathLike[str]
 """An erasure, the folder or file of one, or the id of its repository."""
@@ -29,14 +28,6 @@ def listed(sources: Any) -> list[Source]:
     return [sources] if isinstance(sources, Erasure | str | os.PathLike) else list(sources)
 
 
-def denoiser_of(pipe: Any) -> tuple[str, Any]:
-    """Name and model of a pipeline's denoiser."""
-    for component in ("unet", "transformer"):
-        if component in pipe.components:
-            return component, unwrap_module(pipe.components[component])
-    raise ValueError(f"A {type(pipe).__name__} has neither a unet nor a transformer.")
-
-
 def check_base(erasure: Erasure, pipe: Any) -> None:
     """Refuse what does not fit a pipeline, and warn where it fits but was trained on another model.
 
@@ -46,14 +37,14 @@ def check_base(erasure: Erasure, pipe: Any) -> None:
     Warns:
         UserWarning: If the pipeline's base weights are not those it was trained on.
     """
-    component, denoiser = denoiser_of(pipe)
+    component, denoiser = find_denoiser(pipe)
     trained = erasure.provenance
     family = next((family.__name__ for family in FAMILIES if family.handles(pipe)), trained.family)
     if (trained.family, trained.component) != (family, component):
         raise ValueError(
             f"{erasure.name} was trained on a pipeline of {trained.family}, and this one is of {family}; train it here."
         )
-    adapter.check_fit(denoiser, component, dict(erasure.weights))
+    check_fit(denoiser, component, dict(erasure.weights))
     here = replace(trained, base_model=model_name(pipe), base_fingerprint=fingerprint(denoiser))
     if not is_same_base(trained, here):
         warnings.warn(

@@ -16,17 +16,19 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from .adapter import check_fit
-from .config import check_adapter_name, check_prompt
-from .denoiser import base_layers, check_denoiser, fingerprint, model_name
+from .base_model import fingerprint, model_name
+from .checks import check_prompt
+from .denoiser import base_layers, base_weights, check_denoiser
 from .erasure import Erasure
 from .families import Family, family_for
 from .files import read_safetensors, write_safetensors
-from .groups import exactly
+from .groups import names_pattern
 from .kohya import PREFIX, from_kohya, to_kohya
-from .products import Products, lower_rank, portable
+from .low_rank import factorised, truncated
+from .names import check_adapter_name
+from .portable import check_fit, to_portable
 from .provenance import Provenance, package_versions
-from .sources import Source, read
+from .stacks.sources import Source, read
 
 # No reader of kohya's names that diffusers has knows these.
 _UNMAPPED = ("add_embedding",)
@@ -112,7 +114,7 @@ def import_erasure(
         layers, unused = from_kohya(weights, base_layers(denoiser))
     else:
         layers, unused = _of_full_weights(weights, family)
-        layers, error = lower_rank(layers, rank)
+        layers, error = truncated(layers, rank)
     if not layers:
         raise ValueError(
             f"{path} does not change this pipeline's {family.component}: expected an adapter in kohya's names, or full "
@@ -124,7 +126,7 @@ def import_erasure(
             f"carry them ({', '.join(unused[:3])}{', ...' if len(unused) > 3 else ''}).",
             stacklevel=2,
         )
-    portable_weights = portable(layers, family.component, max(len(a) for a, _ in layers.values()))
+    portable_weights = to_portable(layers, family.component, max(len(a) for a, _ in layers.values()))
     check_fit(denoiser, family.component, portable_weights)
     provenance = Provenance(
         origin="imported",
@@ -133,7 +135,7 @@ def import_erasure(
         base_fingerprint=fingerprint(denoiser),
         family=type(family).__name__,
         component=family.component,
-        pattern=exactly(layers),
+        pattern=names_pattern(layers),
         layers=len(layers),
         versions=package_versions(),
         parts=((path.name, 1.0),),
@@ -142,7 +144,7 @@ def import_erasure(
     return Erasure(name, portable_weights, None, provenance)
 
 
-def _of_full_weights(weights: Mapping[str, Tensor], family: Any) -> tuple[Products, list[str]]:
+def _of_full_weights(weights: Mapping[str, Tensor], family: Any) -> tuple[dict[str, tuple[Tensor, Tensor]], list[str]]:
     """The difference from the base as A and B of full rank, and the keys that change what is no layer's weight.
 
     Raises:
@@ -150,8 +152,8 @@ def _of_full_weights(weights: Mapping[str, Tensor], family: Any) -> tuple[Produc
     """
     check_denoiser(family.denoiser)
     layers = set(base_layers(family.denoiser))
-    state = {key.replace(".base_layer", ""): value for key, value in family.denoiser.state_dict().items()}
-    products: Products = {}
+    state = base_weights(family.denoiser)
+    products: dict[str, tuple[Tensor, Tensor]] = {}
     unused: list[str] = []
     for key, value in weights.items():
         name = key.removeprefix(f"{family.component}.")
@@ -167,6 +169,5 @@ def _of_full_weights(weights: Mapping[str, Tensor], family: Any) -> tuple[Produc
         if layer not in layers:
             unused.append(key)
         else:
-            u, s, v = torch.linalg.svd(delta.flatten(1), full_matrices=False)
-            products[layer] = (v.reshape(-1, *delta.shape[1:]), (u * s).reshape(*u.shape, *[1] * (delta.dim() - 2)))
+            products[layer] = factorised(delta)
     return products, unused

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from .denoiser import fingerprint, model_name
-from .families import Family
-from .groups import Selection
-from .limits import Limits
+from ..denoiser import fingerprint, model_name
+from ..families import Family
+from ..groups import Selection
+from ..limits import Limits
 from .null_space import NullSpace
 from .plan import MIXED, WIDE
 from .prompts import Prompts
-from .provenance import Provenance, package_versions
-from .training import Training
+from ..provenance import Provenance, package_versions
+from .loop import Training
 
 
 def record(

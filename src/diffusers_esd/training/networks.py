@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .adapter import Adapter
+from ..adapter import Adapter
 from .encoding import Encoded
-from .families import Family
+from ..families import Family
 
 
 class Networks:

@@ -17,24 +17,24 @@ from typing import Any, Literal, overload
 import torch
 from diffusers import DiffusionPipeline
 
-from .adapter import Adapter, active_scales
-from .config import ESDConfig, check_prompt
-from .denoiser import adapter_names, base_layers, check_denoiser, check_name, evaluation, resident, without
+from ..adapter import Adapter, active_scales
+from ..config import ESDConfig, check_prompt
+from ..denoiser import adapter_names, base_layers, check_denoiser, check_name, evaluation, resident, without
 from .encoding import Encoded, name_long
-from .erasure import Erasure
-from .families import Family, family_for
-from .groups import Selection, select
-from .limits import Limits
+from ..erasure import Erasure
+from ..families import Family, family_for
+from ..groups import Selection, select
+from ..limits import Limits
 from .moments import text_moments
 from .networks import Networks
 from .null_space import NullSpace, NullSpaceFinder, sees_text
 from .plan import Plan, is_confined, make_plan
 from .progress import Progress
 from .prompts import Prompts, choose
-from .provenance import default_name
+from ..provenance import default_name
 from .record import record
-from .run import RunConfig
-from .training import Training, checkpointed, offloaded
+from ..run import RunConfig
+from .loop import Training, checkpointed, offloaded
 
 _LEAST_VISITS = 10  # of a concept; with fewer it is hardly trained
 

@@ -1,0 +1,1 @@
+"""Images of a pipeline with and without erasures."""

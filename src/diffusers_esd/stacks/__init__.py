@@ -1,0 +1,1 @@
+"""Several erasures on one pipeline: active together, merged into one, or in the weights."""

@@ -1,0 +1,1 @@
+"""A training: from a pipeline and a configuration to an erasure."""
