@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Callable
 from numbers import Integral, Real
@@ -49,11 +50,18 @@ def check_scale(name: str, value: object) -> float:
     """
     scale = number_in("finite; 1 is the erasure as trained, 0 the base model", lambda value: True)(name, value)
     if scale < 0:
-        warnings.warn(
-            f"`{name}` is {scale:g}: a negative scale turns an erasure into its inverse, which amplifies the concept.",
-            stacklevel=3,
+        warn_user(
+            f"`{name}` is {scale:g}: a negative scale turns an erasure into its inverse, which amplifies the concept."
         )
     return scale
+
+
+def warn_user(message: str) -> None:
+    """Warn, and point to the line outside of this package that called it, however deep the caller is."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "diffusers_esd":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
 
 
 def one_of(choices: Any) -> Check:

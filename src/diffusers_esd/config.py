@@ -48,7 +48,7 @@ class ESDConfig:
         rollout: Whose conditional prediction moves a trajectory: the `"student"`'s (the paper) or the `"teacher"`'s.
         trajectory: `"pool"` takes training states from trajectories that advance with the predictions of the loss, at
             no extra cost; `"fresh"` denoises from new noise for every state, as the paper does.
-        optimizer: `"adam"`, or `"adam8bit"`, which stores its state in eight bits (`pip install "diffusers-esd[8bit]"`).
+        optimizer: `"adam"`, or `"adam8bit"`, whose state has eight bits (`pip install "diffusers-esd[8bit]"`).
         size: Height and width of the images in pixels; `None` means the model's own.
         seed: Seed of everything random: adapter, noise, timesteps, the order of concepts.
         erase_from: Prompt from which the concept is erased (`"hat"` from `"a cowboy"`): the student learns

@@ -53,6 +53,8 @@ class Selection:
         return self.only([name for name in self.names if name not in self.mixed])
 
 
+MIXED = "queries and outputs of cross-attentions: their inputs mix text and image"
+"""Why a null space leaves layers out; `Selection.confinable`."""
 TEXT_LAYERS = r".*\battn2\."
 """Matches the names of the layers of cross-attentions, from the start."""
 TEXT_INPUTS = r".*\battn2\.to_[kv]$"

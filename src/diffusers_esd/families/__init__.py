@@ -6,9 +6,9 @@ import re
 from typing import Any
 
 from .aura_flow import AuraFlow
-from .base import Conditioning, Family
+from .base import Conditioning, Family, Schedule
 from .flux import Flux
-from .schedules import DiffusionFamily, FlowFamily
+from .schedules import DiffusionFamily, DiffusionSchedule, FlowFamily, FlowSchedule
 from .stable_diffusion import StableDiffusion, StableDiffusionXL
 from .stable_diffusion_3 import StableDiffusion3
 
@@ -19,9 +19,12 @@ __all__ = [
     "AuraFlow",
     "Conditioning",
     "DiffusionFamily",
+    "DiffusionSchedule",
     "Family",
     "FlowFamily",
+    "FlowSchedule",
     "Flux",
+    "Schedule",
     "StableDiffusion",
     "StableDiffusion3",
     "StableDiffusionXL",
@@ -45,11 +48,11 @@ def family_for(pipe: Any) -> Family:
     for name in (name for family in FAMILIES for name in family.pipelines):
         if re.fullmatch(name.removesuffix("Pipeline") + r"(Img2Img|Inpaint|ControlNet\w*|PAG\w*)Pipeline", kind):
             raise TypeError(
-                f"A {kind} makes pictures of more than text. Erase with {name}.from_pipe(pipe, dtype=pipe.dtype), "
+                f"A {kind} generates images from more than text. Erase with {name}.from_pipe(pipe, dtype=pipe.dtype), "
                 "which shares its weights: the erasure is then active in both."
             )
     raise TypeError(
-        f"ESDTrainer does not know the denoiser of a {kind}; it knows "
+        f"Unknown pipeline {kind}; expected one of "
         f"{', '.join(name for family in FAMILIES for name in family.pipelines)}. For another kind of model pass "
         "family=..., a subclass of diffusers_esd.Family."
     )

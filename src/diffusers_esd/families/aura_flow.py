@@ -1,4 +1,4 @@
-"""AuraFlow: text and picture attend to each other in the first blocks, then share all layers. Experimental."""
+"""AuraFlow: text and image attend to each other in the first blocks, then share all layers. Experimental."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class AuraFlow(FlowFamily):
 
     @property
     def default_size(self) -> int:
-        """The pipeline's, not that of the configuration."""
+        """The pipeline's size; its configuration has another."""
         return 1024
 
     @torch.no_grad()
@@ -31,7 +31,6 @@ class AuraFlow(FlowFamily):
         states, *_ = self.pipe.encode_prompt(list(prompts), do_classifier_free_guidance=False, device=self.device)
         return {"encoder_hidden_states": states.to(self.dtype)}
 
-    def predict(self, x_t: Tensor, position: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning, guidance_scale: float) -> Tensor:
         """The transformer's velocity, at times from 1 to 0."""
-        t = (self.timesteps[position.to(self.timesteps.device)] / 1000).to(x_t.dtype)
-        return self.denoiser(x_t, timestep=t, return_dict=False, **conditioning)[0]
+        return self.denoiser(x_t, timestep=(t / 1000).to(x_t.dtype), return_dict=False, **conditioning)[0]

@@ -1,22 +1,26 @@
-"""`Family`: what a trainer must know of a kind of pipeline, and nothing of training.
+"""`Family`: what a trainer must know about a kind of pipeline, and nothing about training. `Schedule`: its denoising.
 
-A family encodes prompts, walks a denoising schedule without memory, asks the denoiser for its prediction, and says
-which of its layers read the text. A new one is a subclass, handed in as `ESDTrainer(pipe, family=Mine(pipe))`; most
-derive from `DiffusionFamily` or `FlowFamily`, which have the schedule.
+A family encodes prompts, asks the denoiser for its prediction, and says which layers read the text. `Family.schedule`
+gives a frozen `Schedule`: the timesteps of a trajectory, its first noise and its steps.
+
+A new kind of pipeline is a subclass, passed in as `ESDTrainer(pipe, family=Mine(pipe))`. Most subclasses derive from
+`DiffusionFamily` or `FlowFamily` (`families.schedules`), which have the schedule.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.utils.torch_utils import unwrap_module
 from torch import Tensor
 
+from ..denoiser import find_denoiser
 from ..groups import TEXT_INPUTS, TEXT_LAYERS
+from ..streams import noise
 
 Conditioning = dict[str, Tensor]
 """The denoiser's inputs for N prompts: keyword arguments whose first dimension is N."""
@@ -26,17 +30,16 @@ class Family(ABC):
     """A kind of pipeline.
 
     Attributes:
-        pipelines: Names of the diffusers classes it handles, subclasses included; the first makes pictures of text.
+        pipelines: Names of the diffusers classes it handles, subclasses included; the first one generates images from
+            text alone.
         component: The pipeline's attribute that holds the denoiser, and the prefix of its weights in a file.
         text: Key of a conditioning whose value is the prompts' token states, (N, tokens, width).
         text_layers: Regular expression that matches, from the start, the names of the layers that read the text: the
             group `"esd-x"`.
-        text_inputs: The same of those among them whose inputs are of the text alone: the group `"esd-x-strict"`.
-        text_states: The same of the layers that are given the token states exactly as `encode` returns them: what they
-            see is known without evaluating the denoiser.
+        text_inputs: The same for those among them whose inputs are text alone: the group `"esd-x-strict"`.
+        text_states: The same for the layers whose inputs are exactly the token states that `encode` returns: their
+            inputs are known without evaluating the denoiser.
         pipe: The pipeline.
-        timesteps: The schedule's timesteps, (steps,), from noise to picture, once `prepare` was called.
-        guidance_scale: Classifier-free guidance of a trajectory, once `prepare` was called.
     """
 
     pipelines: ClassVar[tuple[str, ...]]
@@ -45,8 +48,6 @@ class Family(ABC):
     text_layers: ClassVar[str] = TEXT_LAYERS
     text_inputs: ClassVar[str] = TEXT_INPUTS
     text_states: ClassVar[str] = TEXT_INPUTS
-    timesteps: Tensor
-    guidance_scale: float
 
     def __init__(self, pipe: DiffusionPipeline) -> None:
         self.pipe: Any = pipe
@@ -59,7 +60,7 @@ class Family(ABC):
     @property
     def denoiser(self) -> Any:
         """The pipeline's denoiser, a diffusers model, without the wrapper of `torch.compile`."""
-        return unwrap_module(getattr(self.pipe, self.component))
+        return find_denoiser(self.pipe, self.component)[1]
 
     @property
     def tokenizer(self) -> Any:
@@ -68,31 +69,31 @@ class Family(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the pipeline computes, which under offloading is not where its weights are."""
+        """Where the pipeline computes. With offloading its weights may be elsewhere."""
         return self.pipe._execution_device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type the denoiser computes in."""
+        """The type in which the denoiser computes."""
         return next(self.denoiser.parameters()).dtype
 
     def check(self) -> None:
         """Refuse a pipeline of this kind that cannot be trained.
 
         Raises:
-            ValueError: Saying why and what to do.
+            ValueError: With the reason and what to do.
         """
         vae = self.pipe.vae
         made = self.channels if vae is None else vae.config.latent_channels
         if self.channels != made:
             raise ValueError(
-                f"The denoiser takes {self.channels} channels and the autoencoder makes {made} (an inpainting or "
-                "image-conditioned model); train on the text-to-image model it was made from."
+                f"The denoiser takes {self.channels} channels and the autoencoder makes {made}: an inpainting or "
+                "image-conditioned model. Train on the text-to-image model that it was made from."
             )
 
     @property
     def patch(self) -> int:
-        """Pixels of a picture's side that the denoiser takes as one: a size must be a multiple."""
+        """Pixels per side of the smallest unit of the denoiser; the size of an image must be a multiple of it."""
         return self.pipe.vae_scale_factor * getattr(self.denoiser.config, "patch_size", 1)
 
     @property
@@ -107,7 +108,7 @@ class Family(ABC):
             size: Height and width in pixels; `None` means the model's own.
 
         Raises:
-            ValueError: If `size` is no multiple of `patch`.
+            ValueError: If `size` is not a multiple of `patch`.
         """
         factor = self.pipe.vae_scale_factor
         own = self.default_size
@@ -116,60 +117,93 @@ class Family(ABC):
             if side % self.patch:
                 near = (max(1, side // self.patch) * self.patch, (side // self.patch + 1) * self.patch)
                 raise ValueError(
-                    f"size={side} cannot be divided by {self.patch}, the pixels of a patch; give {near[0]} or "
+                    f"`size` must be a multiple of {self.patch}, the pixels of a patch; got {side}; give {near[0]} or "
                     f"{near[1]}."
                 )
         return (self.channels, *(side // factor for side in sides))
 
     @property
     def default_size(self) -> int | tuple[int, int]:
-        """The model's own height and width in pixels; one number where they are equal."""
+        """The model's own height and width in pixels; one number if they are equal."""
         size, factor = self.denoiser.config.sample_size, self.pipe.vae_scale_factor
         return size * factor if isinstance(size, int) else (size[0] * factor, size[1] * factor)
 
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """The conditioning of N prompts, one row each; `""` is what the pipeline takes for no prompt."""
-
-    def prepare(self, steps: int, shape: tuple[int, ...], guidance_scale: float) -> None:
-        """Set `timesteps` to a schedule of so many steps, and the guidance.
-
-        Args:
-            steps: Denoising steps.
-            shape: Of one latent, which some schedules depend on.
-            guidance_scale: Classifier-free guidance.
-        """
-        self.guidance_scale = guidance_scale
-        self.set_schedule(steps, shape)
+        """The conditioning of N prompts, one row each; `""` is what the pipeline uses if there is no prompt."""
 
     @abstractmethod
-    def set_schedule(self, steps: int, shape: tuple[int, ...]) -> None:
-        """Set `timesteps`."""
-
-    @abstractmethod
-    def predict(self, x_t: Tensor, position: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning, guidance_scale: float) -> Tensor:
         """The denoiser's prediction.
 
         Args:
-            x_t: States, (B, C, H, W). The first ones are standard normal noise.
-            position: Where in the schedule each stands, (B,), 0 for noise.
+            x_t: States, (B, C, H, W).
+            t: The timestep of each, (B,), of the schedule's `timesteps`.
             conditioning: B rows.
+            guidance_scale: For denoisers that take it as an input (guidance-distilled models).
 
         Returns:
             (B, C, H, W).
         """
 
+    def guide(self, e_null: Tensor, e: Tensor, guidance_scale: float) -> Tensor:
+        """Guided predictions, from those without a prompt and those for the prompts."""
+        return e_null + guidance_scale * (e - e_null)
+
+    @abstractmethod
+    def schedule(self, steps: int, shape: tuple[int, ...], guidance_scale: float) -> Schedule:
+        """A denoising schedule.
+
+        Args:
+            steps: Denoising steps.
+            shape: Of one latent, (C, H, W); some schedules depend on it.
+            guidance_scale: Classifier-free guidance of a trajectory.
+        """
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Schedule(ABC):
+    """A denoising schedule: where trajectories start, what is predicted on them, and how they go on.
+
+    It has no memory: a step needs the state, its position and the prediction, nothing of earlier steps. So many
+    trajectories can be at different positions, and advance in one batch.
+
+    Attributes:
+        family: Its family.
+        shape: Of one latent, (C, H, W).
+        guidance_scale: Classifier-free guidance.
+        timesteps: (steps,), from noise to image. A *position* is an index in it: 0 is pure noise, and `len(timesteps)`
+            is the finished latent.
+    """
+
+    family: Family
+    shape: tuple[int, ...]
+    guidance_scale: float
+    timesteps: Tensor
+
+    def noise(self, generator: torch.Generator, n: int = 1) -> Tensor:
+        """First states, (n, C, H, W), at position 0: standard normal noise, drawn on the CPU in float32."""
+        return noise((n, *self.shape), generator).to(self.family.device, self.family.dtype)
+
+    def predict(self, x_t: Tensor, position: Tensor, conditioning: Conditioning) -> Tensor:
+        """The denoiser's prediction, (B, C, H, W), at states (B, C, H, W) and positions (B,), for B rows."""
+        t = self.timesteps[position.to(self.timesteps.device)]
+        return self.family.predict(x_t, t, conditioning, self.guidance_scale)
+
     def guide(self, e_null: Tensor, e: Tensor) -> Tensor:
-        """Guided predictions, of those for no prompt and those for the prompts."""
-        return e_null + self.guidance_scale * (e - e_null)
+        """Guided predictions, from those without a prompt and those for the prompts."""
+        return self.family.guide(e_null, e, self.guidance_scale)
 
     @abstractmethod
     def step(self, e: Tensor, x_t: Tensor, position: Tensor, towards: Tensor) -> Tensor:
-        """One denoising step without memory or noise, exact however far it goes.
+        """One denoising step without noise, exact for any distance.
 
         Args:
             e: Guided predictions, (B, C, H, W).
             x_t: The states, (B, C, H, W).
             position: Where in the schedule each stands, (B,).
-            towards: Where each goes, (B,); as many as there are timesteps is the finished latent.
+            towards: The later position to which each goes, (B,); `len(timesteps)` is the finished latent.
+
+        Returns:
+            The states there, (B, C, H, W).
         """

@@ -1,16 +1,15 @@
-"""Flux.1: a transformer in which text and picture attend to each other, then share all layers. Experimental.
+"""Flux.1: a transformer in which text and image attend to each other, then share all layers. Experimental.
 
-The text stream's projections of the first, double blocks are taken for the cross-attention. The single blocks have
-one stream for both, and count as the rest.
+The text stream's projections in the first blocks (double blocks) count as cross-attention. The later blocks (single
+blocks) have one stream for text and image, and count as the rest.
 
-`guidance_scale` is what the pipeline calls so. Flux dev was distilled: it is told the scale and needs no unconditional
-prediction to guide by. Flux schnell is not guided, whatever the scale.
+`guidance_scale` is the pipeline's argument of that name. Flux dev is guidance-distilled: the scale is an input of the
+denoiser, and its prediction is already guided. Flux schnell ignores the scale.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -41,17 +40,17 @@ class Flux(FlowFamily):
 
     @property
     def patch(self) -> int:
-        """Two latents a side are packed into one token."""
+        """Two latents per side are packed into one token."""
         return 2 * self.pipe.vae_scale_factor
 
     @property
     def channels(self) -> int:
-        """Those of a latent before packing."""
+        """Channels of a latent before packing."""
         return self.pipe.transformer.config.in_channels // 4
 
     @property
     def default_size(self) -> int:
-        """The pipeline's."""
+        """The pipeline's size."""
         return self.pipe.default_sample_size * self.pipe.vae_scale_factor
 
     @torch.no_grad()
@@ -62,24 +61,23 @@ class Flux(FlowFamily):
         )
         return {"encoder_hidden_states": states.to(self.dtype), "pooled_projections": pooled.to(self.dtype)}
 
-    def set_schedule(self, steps: int, shape: tuple[int, ...]) -> None:
+    def schedule_options(self, steps: int) -> dict[str, Any]:
         """The pipeline's sigmas."""
-        scheduler = deepcopy(self.pipe.scheduler)
-        own = {} if scheduler.config.get("use_flow_sigmas") else {"sigmas": np.linspace(1.0, 1 / steps, steps)}
-        self._set(scheduler, steps, shape, **own)
+        if self.pipe.scheduler.config.get("use_flow_sigmas"):
+            return {}
+        return {"sigmas": np.linspace(1.0, 1 / steps, steps)}
 
-    def predict(self, x_t: Tensor, position: Tensor, conditioning: Conditioning) -> Tensor:
-        """The transformer's velocity, packed for it and unpacked after."""
+    def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning, guidance_scale: float) -> Tensor:
+        """The transformer's velocity; it takes and gives packed latents."""
         n, channels, height, width = x_t.shape
-        t = self.timesteps[position.to(self.timesteps.device)].to(x_t.dtype)
         states = conditioning["encoder_hidden_states"]
         guidance = None
         if self.denoiser.config.guidance_embeds:
-            guidance = torch.full((n,), self.guidance_scale, device=x_t.device, dtype=torch.float32)
+            guidance = torch.full((n,), guidance_scale, device=x_t.device, dtype=torch.float32)
         factor = self.pipe.vae_scale_factor
         e = self.denoiser(
             hidden_states=self.pipe._pack_latents(x_t, n, channels, height, width),
-            timestep=t / 1000,
+            timestep=t.to(x_t.dtype) / 1000,
             guidance=guidance,
             txt_ids=torch.zeros((states.shape[1], 3), device=x_t.device, dtype=x_t.dtype),
             img_ids=self.pipe._prepare_latent_image_ids(n, height // 2, width // 2, x_t.device, x_t.dtype),
@@ -88,6 +86,6 @@ class Flux(FlowFamily):
         )[0]
         return self.pipe._unpack_latents(e, height * factor, width * factor, factor)
 
-    def guide(self, e_null: Tensor, e: Tensor) -> Tensor:
-        """`e` itself."""
+    def guide(self, e_null: Tensor, e: Tensor, guidance_scale: float) -> Tensor:
+        """`e` itself: the guidance is an input of the denoiser."""
         return e

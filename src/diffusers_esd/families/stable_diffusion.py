@@ -24,19 +24,18 @@ class StableDiffusion(DiffusionFamily):
         states, _ = self.pipe.encode_prompt(list(prompts), self.device, 1, False)
         return {"encoder_hidden_states": states.to(self.dtype)}
 
-    def predict(self, x_t: Tensor, position: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning, guidance_scale: float) -> Tensor:
         """The U-Net's prediction."""
-        t = self.timesteps[position.to(self.timesteps.device)]
         return self.denoiser(x_t, t, return_dict=False, **conditioning)[0]
 
 
 class StableDiffusionXL(DiffusionFamily):
-    """Stable Diffusion XL: two text encoders, a pooled embedding, and the sizes of the picture as conditions.
+    """Stable Diffusion XL: two text encoders, a pooled embedding, and the sizes of the image as conditions.
 
     Args:
         pipe: The pipeline.
-        original_size: Height and width the model is told the picture was made from; `None` means those it has.
-        crops_coords_top_left: Where it is told that the picture was cropped.
+        original_size: The `original_size` condition, height and width in pixels; `None` means the image's own.
+        crops_coords_top_left: The `crops_coords_top_left` condition.
     """
 
     pipelines = ("StableDiffusionXLPipeline",)
@@ -54,17 +53,17 @@ class StableDiffusionXL(DiffusionFamily):
         self.crops_coords_top_left = crops_coords_top_left
 
     def check(self) -> None:
-        """Refuse a refiner, too."""
+        """Also refuse a refiner."""
         super().check()
         if self.pipe.text_encoder is None or self.pipe.text_encoder_2 is None:
             raise ValueError(
-                "The pipeline has one text encoder (an SDXL refiner), which only finishes pictures of a base model; "
-                "erase from the base model."
+                "The pipeline has one text encoder: an SDXL refiner, which only finishes the images of a base model. "
+                "Erase from the base model."
             )
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """Token states of both text encoders, and the second one's pooled state."""
+        """Token states of both text encoders, and the pooled state of the second."""
         states, _, pooled, _ = self.pipe.encode_prompt(
             list(prompts), device=self.device, do_classifier_free_guidance=False
         )
@@ -73,9 +72,8 @@ class StableDiffusionXL(DiffusionFamily):
             states, pooled = states * is_text[:, None, None], pooled * is_text[:, None]
         return {"encoder_hidden_states": states.to(self.dtype), "text_embeds": pooled.to(self.dtype)}
 
-    def predict(self, x_t: Tensor, position: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning, guidance_scale: float) -> Tensor:
         """The U-Net's prediction."""
-        t = self.timesteps[position.to(self.timesteps.device)]
         height, width = (side * self.pipe.vae_scale_factor for side in x_t.shape[-2:])
         sizes = (*(self.original_size or (height, width)), *self.crops_coords_top_left, height, width)
         time_ids = torch.tensor([sizes], device=x_t.device, dtype=x_t.dtype).expand(len(x_t), -1)

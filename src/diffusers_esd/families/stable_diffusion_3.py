@@ -1,6 +1,6 @@
-"""Stable Diffusion 3 and 3.5: a transformer in which text and picture attend to each other. Experimental.
+"""Stable Diffusion 3 and 3.5: a transformer in which text and image attend to each other. Experimental.
 
-There is no cross-attention. What comes nearest, and is taken for it here, are the text stream's projections.
+It does not have cross-attention. The text stream's projections are closest to it, and count as cross-attention here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ class StableDiffusion3(FlowFamily):
         )
         return {"encoder_hidden_states": states.to(self.dtype), "pooled_projections": pooled.to(self.dtype)}
 
-    def predict(self, x_t: Tensor, position: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning, guidance_scale: float) -> Tensor:
         """The transformer's velocity."""
-        t = self.timesteps[position.to(self.timesteps.device)]
         return self.denoiser(hidden_states=x_t, timestep=t, return_dict=False, **conditioning)[0]

@@ -1,8 +1,8 @@
-"""Prompts through the text encoders: in batches, and before the denoiser is needed.
+"""Encoded prompts: text encoders run in batches, and before the denoiser is needed.
 
-Of a few hundred prompts T5's token states take a gigabyte, of three thousand twelve. So prompts are encoded a batch at
-a time, only the rows that the denoiser will be given are kept, on the CPU, and the text encoders are done before the
-first evaluation of the denoiser: they need not be in memory together.
+The token states of a few hundred prompts take a gigabyte with T5, those of three thousand twelve. So prompts are
+encoded in batches, and only the rows that the denoiser will need are kept, on the CPU. All prompts are encoded before
+the denoiser's first evaluation, so the text encoders and the denoiser need not be in memory together.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Encoded:
         self._conditionings: dict[str, Conditioning] = {}
 
     def add(self, prompts: Sequence[str]) -> None:
-        """Encode and keep those that are not here yet."""
+        """Encode and keep the prompts that are not kept yet."""
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._conditionings]
         for _ in self.states(new, keep=set(new)):
             pass
@@ -50,23 +50,23 @@ class Encoded:
                 conditioning = self._family.encode(batch)
             for i, prompt in enumerate(batch):
                 if prompt in keep and prompt not in self._conditionings:
-                    # A copy: a view would keep the whole batch.
+                    # A copy: a view would keep the whole batch in memory.
                     row = {key: value[i : i + 1].to("cpu", copy=True) for key, value in conditioning.items()}
                     self._conditionings[prompt] = row
             yield batch, conditioning[self._family.text].float()
 
     def rows(self, prompts: Sequence[str]) -> Conditioning:
-        """Conditionings of N prompts, on the pipeline's device."""
+        """Conditionings of N prompts that were added, on the pipeline's device."""
         rows = [self._conditionings[prompt] for prompt in prompts]
         return {key: torch.cat([row[key] for row in rows]).to(self._family.device) for key in rows[0]}
 
     def nbytes(self) -> int:
-        """Bytes that are kept."""
+        """Bytes of the kept conditionings."""
         return sum(value.nbytes for row in self._conditionings.values() for value in row.values())
 
 
-def name_long(family: Family, prompts: Iterable[str]) -> None:
-    """Warn of prompts whose end the text encoder does not read, once for each.
+def warn_of_long(family: Family, prompts: Iterable[str]) -> None:
+    """Warn once of each prompt that is longer than the text encoder reads.
 
     Warns:
         UserWarning: Naming the prompt.
@@ -76,14 +76,14 @@ def name_long(family: Family, prompts: Iterable[str]) -> None:
         if len(family.tokenizer(prompt, verbose=False).input_ids) > most:
             warnings.warn(
                 f"The prompt {prompt!r} is longer than the {most} tokens that the text encoder reads; its end is cut "
-                "off, as the pipeline does.",
+                "off, as in the pipeline.",
                 stacklevel=3,
             )
 
 
 @contextmanager
 def _quiet(family: Family) -> Iterator[None]:
-    """Keep back what pipelines log about each batch with a long prompt; `name_long` names it once."""
+    """Silence what pipelines log about every batch with a long prompt; `warn_of_long` names it once."""
 
     def is_wanted(record: logging.LogRecord) -> bool:
         return "truncated because" not in record.getMessage()

@@ -1,12 +1,12 @@
-"""Second moments of a layer's inputs, and the directions that tell one from the other: algebra, and token states.
+"""Second moments of a layer's inputs, and the directions that separate the concept from what is preserved.
 
 With C and S the second moments (d, d) under the concept and under the preserved prompts,
 
     P = (S / (ridge * mean diag S) + I)^-1           shrinks what S contains
-    A = the top rows of C^(1/2) P                    scaled so that the concept's answer has mean square `rank`
+    A = the top rows of C^(1/2) P                    scaled so that the answer to the concept has mean square `rank`
 
-The rows are eigenvectors of P C P, each as long as the square root of its eigenvalue. Projections of this kind are
-known from closed-form editing (AlphaEdit, arXiv:2410.02355; UCE, arXiv:2308.14761).
+The rows of A are eigenvectors of P C P, multiplied by the square roots of their eigenvalues. Projections of this kind
+come from closed-form editing (AlphaEdit, arXiv:2410.02355; UCE, arXiv:2308.14761).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .encoding import Encoded
 from ..streams import noise, stream
+from .encoding import Encoded
 
 
 @dataclass(frozen=True)
@@ -27,38 +27,25 @@ class Moments:
     """Second moments of a layer's inputs.
 
     Attributes:
-        kept: S, of the preserved inputs, (d, d).
-        concept: C, of the concept's.
+        kept: S, of preserved inputs, (d, d).
+        concept: C, of the concept's inputs, (d, d).
     """
 
     kept: Tensor
     concept: Tensor
 
-    def leak(self, rows: Tensor) -> float:
-        """`tr(A S A') / tr(A C A')`."""
-        return (_loudness(rows, self.kept) / _loudness(rows, self.concept).clamp_min(1e-30)).item()
-
-
-@dataclass(frozen=True)
-class TextMoments:
-    """What the layers see that are given the token states as they are.
-
-    Attributes:
-        fitted: Of all prompts.
-        halves: Of one half of the prompts and of the other, to fit to one and measure on the other.
-    """
-
-    fitted: Moments
-    halves: tuple[Moments, Moments]
+    def leak(self, a: Tensor) -> float:
+        """`tr(A S A') / tr(A C A')` of an A, (rank, d)."""
+        return (_answer(a, self.kept) / _answer(a, self.concept).clamp_min(1e-30)).item()
 
 
 def directions(moments: Moments, rank: int, ridge: float) -> Tensor:
-    """Fixed rows that answer the concept and hardly what is kept.
+    """The fixed A of a layer, which answers the concept and hardly what is preserved.
 
     Args:
-        moments: Of the layer's inputs.
-        rank: How many rows, at most d.
-        ridge: Above 0; smaller shrinks more.
+        moments: Moments of the layer's inputs.
+        rank: Number of rows, at most d.
+        ridge: Above 0; a smaller one shrinks more of what is preserved.
 
     Returns:
         A, (rank, d).
@@ -66,24 +53,24 @@ def directions(moments: Moments, rank: int, ridge: float) -> Tensor:
     kept, concept = moments.kept, moments.concept
     scale = (ridge * kept.diagonal().mean()).clamp_min(1e-30)
     factor = torch.linalg.cholesky(kept / scale + torch.eye(len(kept), device=kept.device, dtype=kept.dtype))
-    # The top eigenvectors of P C P by subspace iteration: d can be thousands, the rank is small.
+    # Top eigenvectors of P C P by subspace iteration: d can be thousands, while the rank is small.
     start = noise((len(kept), min(rank + 8, len(kept))), stream(0, "subspace")).to(kept)
     basis = torch.linalg.qr(start).Q
     for _ in range(8):
         basis = torch.linalg.qr(_confined(factor, concept, basis)).Q
     values, vectors = torch.linalg.eigh(basis.T @ _confined(factor, concept, basis))
-    rows = ((basis @ vectors)[:, -rank:] * values[-rank:].clamp_min(0).sqrt()).flip(1).T
-    return rows * (rank / _loudness(rows, concept).clamp_min(1e-30)).sqrt()
+    a = ((basis @ vectors)[:, -rank:] * values[-rank:].clamp_min(0).sqrt()).flip(1).T
+    return a * (rank / _answer(a, concept).clamp_min(1e-30)).sqrt()
 
 
 def _confined(factor: Tensor, concept: Tensor, x: Tensor) -> Tensor:
-    """P C P x."""
+    """P C P x, with the Cholesky factor of P's inverse."""
     return torch.cholesky_solve(concept @ torch.cholesky_solve(x, factor), factor)
 
 
-def _loudness(rows: Tensor, moment: Tensor) -> Tensor:
-    """Mean square of the answer A h, summed over the rows: `tr(A M A')`."""
-    return (rows @ moment * rows).sum()
+def _answer(a: Tensor, moment: Tensor) -> Tensor:
+    """Mean square of the answer A h, summed over its entries: `tr(A M A')`."""
+    return (a @ moment * a).sum()
 
 
 def text_moments(
@@ -95,33 +82,37 @@ def text_moments(
     empty_share: float,
     sampled: bool,
     keep: Collection[str],
-) -> TextMoments:
-    """Moments of token states, of every prompt.
+) -> tuple[Moments, tuple[Moments, Moments]]:
+    """Moments of the token states of every prompt.
 
     Args:
         encoded: Encodes the prompts.
         preserved: Prompts to preserve, in random order.
-        concepts: The concepts, which have half of the concept's moment.
-        contexts: The concepts in the company of other words, which have the other half.
+        concepts: The concepts; they make up half of the concept's moment.
+        contexts: The concepts together with other words; they make up the other half.
         empty_share: Weight of the empty prompt among the preserved ones.
-        sampled: Whether the preserved prompts stand for more than themselves, so that leaks are measured on those that
-            the layer was not fitted to. Of a list that is all there is the leak is exact as it is.
-        keep: Those of the prompts whose conditionings are kept.
+        sampled: Whether the preserved prompts are a sample of more, so that the leak must be measured on prompts that A
+            was not computed from. For a complete list it is exact on the list itself.
+        keep: Prompts whose conditionings are kept.
+
+    Returns:
+        Moments of all prompts, to compute A; and those of one half of the prompts and of the other, to compute an A
+            from one half and to measure its leak on the other.
     """
     (empty,), (alone,) = (_of_states(encoded, prompts, 1, keep) for prompts in ([""], concepts))
     n = 2 if sampled else 1
-    kept, company = (_of_states(encoded, prompts, n, keep) for prompts in (preserved, contexts))
+    kept, combined = (_of_states(encoded, prompts, n, keep) for prompts in (preserved, contexts))
     parts = [
         Moments((1 - empty_share) * s + empty_share * empty, (alone + c) / 2)
-        for s, c in zip(kept, company, strict=True)
+        for s, c in zip(kept, combined, strict=True)
     ]
     first, last = parts[0], parts[-1]
     fitted = Moments((first.kept + last.kept) / 2, (first.concept + last.concept) / 2)
-    return TextMoments(fitted, (first, last))
+    return fitted, (first, last)
 
 
 def _of_states(encoded: Encoded, prompts: Sequence[str], n: int, keep: Collection[str]) -> list[Tensor]:
-    """The mean of h h' over the token states of every n-th prompt, n times."""
+    """The mean of h h' over the token states h of every n-th prompt, for each of the n first prompts."""
     sums: list[Any] = [0.0] * n
     counts = [0] * n
     for batch, states in encoded.states(prompts, keep=keep):

@@ -1,234 +1,228 @@
-"""Which inputs an adapter may answer: the null space of what it must preserve.
+"""The null space: which inputs an adapter may answer, so that what must be preserved hardly changes.
 
-A LoRA layer answers its input h with B A h. Held fixed, A can be made to answer the concept's inputs and hardly those
-of preserved prompts (`moments`), after which training B cannot do much harm to them. `tr(A S A') / tr(A C A')`, with S
-and C the second moments of preserved inputs and of the concept's, is the leak: how large the answer to the one is
-beside that to the other. It is measured on inputs that A was not fitted to, because in a wide layer some direction
-always tells two samples apart, even of the same distribution. Layers that cannot tell the concept from the rest, such
-as those that see only the timestep, are left out.
+A LoRA layer answers its input h with B A h. A can be computed such that it answers the concept's inputs and hardly
+those of preserved prompts (`moments`); then training B hardly changes what is preserved. The leak of a layer,
+`tr(A S A') / tr(A C A')` with the second moments S of preserved inputs and C of the concept's, compares the answers. It
+is measured on inputs that A was not computed from, because in a wide layer some direction always separates two samples,
+even of one distribution. Layers with a large leak, such as those that depend on the timestep alone, are left out.
 
-What the keys and values of a cross-attention see is known from the text alone, so their moments are taken over all
-prompts without evaluating the denoiser. All others see the picture too, and get theirs from a few short trajectories.
+The inputs of a cross-attention's keys and values follow from the text, so their moments are computed from all prompts
+without evaluating the denoiser. All other layers see the image too; their moments come from a few short trajectories.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
-from .encoding import Encoded
+from ..config import ESDConfig
 from ..families import Family
 from ..limits import Limits
-from .moments import Moments, TextMoments, directions
-from ..streams import noise, stream
+from ..streams import stream
+from .encoding import Encoded
+from .inputs import layer_width, observed
+from .moments import Moments, directions, text_moments
+from .prompts import Prompts
 
-_BATCH = 16  # pictures at most
-_POSITIONS = 16384  # of latents, in a batch of pictures: 16 of 32 x 32, 1 of 128 x 128
-_ROWS = 16  # inputs of a layer per sample that enter its moment
+_BATCH = 16  # largest number of samples in a batch
+_POSITIONS = 16384  # largest number of latent positions in a batch: 16 samples of 32 x 32, one of 128 x 128
 
 
 @dataclass(frozen=True)
 class NullSpace:
-    """Fixed directions of an adapter.
+    """The fixed part of an adapter.
 
     Attributes:
-        rows: A of each layer that can tell the concept from what is preserved, (rank, d).
-        leaks: Leak of every layer that was measured, on inputs it was not fitted to.
+        fixed_a: A of each layer that can tell the concept from what is preserved, (rank, d).
+        leaks: Leak of every layer that was measured.
         wide: Layers that were not measured because they are too wide.
         evaluations: Samples the denoiser evaluated.
     """
 
-    rows: dict[str, Tensor]
+    fixed_a: dict[str, Tensor]
     leaks: dict[str, float]
     wide: tuple[str, ...]
     evaluations: int
 
 
 class NullSpaceFinder:
-    """Finds the directions of a denoiser's layers, before it has an adapter of ours.
+    """Computes the null space of a denoiser's layers, before our adapter is on it.
+
+    The constructor encodes all prompts, so that the text encoders are not needed in `find`.
 
     Args:
-        family: The family; its schedule becomes a short one.
-        encoded: Knows the prompts of the trajectories.
-        text: Moments of the token states; `None` where no layer is given them as they are.
-        kept: Preserved prompts of the trajectories: `limits.trajectories` that are fitted to, then those held out.
-        concept: The concept's, half of them held out.
-        rank: Rank of the adapter.
-        shape: Of one latent.
-        guidance_scale: What the denoiser is given, where it takes one; the trajectories are not guided.
-        seed: Of noises and samples of inputs.
-        limits: How much is looked at.
+        family: The family.
+        config: The configuration.
+        limits: How many prompts and trajectories, which bounds.
+        prompts: The prompts of the training.
+        names: Names of the layers.
+        encoded: Keeps the encoded prompts.
+        shape: Of one latent, (C, H, W).
     """
 
     def __init__(
         self,
         family: Family,
-        encoded: Encoded,
-        *,
-        text: TextMoments | None,
-        kept: Sequence[str],
-        concept: Sequence[str],
-        rank: int,
-        shape: tuple[int, ...],
-        guidance_scale: float,
-        seed: int,
+        config: ESDConfig,
         limits: Limits,
+        prompts: Prompts,
+        names: Sequence[str],
+        encoded: Encoded,
+        shape: tuple[int, ...],
     ) -> None:
-        self._family, self._encoded, self._text = family, encoded, text
-        self._kept, self._concept = kept, concept
-        self._rank, self._shape, self._seed, self._limits = rank, shape, seed, limits
-        self._evaluations = 0
-        family.prepare(limits.steps, shape, guidance_scale)
+        self._family, self._config, self._limits, self._prompts = family, config, limits, prompts
+        self._names, self._encoded, self._shape = names, encoded, shape
+        self._widths = {name: layer_width(family.denoiser.get_submodule(name)) for name in names}
+        narrow = [name for name in names if self._widths[name] <= limits.widest]
+        self._of_text, self._others = sees_text(family, narrow)
+        self._text = self._text_moments() if self._of_text else None
+        encoded.add(self._of_trajectories())
 
-    def find(self, names: Sequence[str]) -> NullSpace:
-        """Directions of these layers.
+    def _of_trajectories(self) -> list[str]:
+        return [*self._prompts.preserved_runs, *self._prompts.concept_runs] if self._others else []
+
+    def _text_moments(self) -> tuple[Moments, tuple[Moments, Moments]]:
+        prompts = self._prompts
+        return text_moments(
+            self._encoded,
+            prompts.preserved.prompts,
+            prompts.student,
+            prompts.contexts,
+            empty_share=self._limits.empty_share,
+            sampled=isinstance(self._config.preserve, str),
+            keep={*self._of_trajectories(), *prompts.loss, *prompts.student, ""},
+        )
+
+    def find(self) -> NullSpace:
+        """Compute A and measure leaks.
 
         Raises:
-            ValueError: If none of them can tell the concept from what is preserved.
+            ValueError: If no layer can tell the concept from what is preserved.
         """
-        family, limits = self._family, self._limits
-        widths = {name: layer_width(family.denoiser.get_submodule(name)) for name in names}
-        narrow = [name for name in names if widths[name] <= limits.widest]
-        of_text, others = sees_text(family, narrow)
-        rows: dict[str, Tensor] = {}
+        rank, limits = self._config.rank, self._limits
+        fixed_a: dict[str, Tensor] = {}
         leaks: dict[str, float] = {}
-        if of_text:
-            assert self._text is not None
-            first, second = self._text.halves
-            leak = second.leak(directions(first, self._rank, limits.text_strength))
-            rows |= dict.fromkeys(of_text, directions(self._text.fitted, self._rank, limits.text_strength))
-            leaks |= dict.fromkeys(of_text, leak)
-        if others:
-            parts = portions({name: widths[name] for name in others}, limits.memory)
-            found = {name: a for part in parts for name, a in self._fitted(part).items()}
-            answers = self._answers(found)
-            for name, a in found.items():
-                of_kept, of_concept = answers[name]
-                leaks[name] = of_kept / max(of_concept, 1e-30)
-                rows[name] = a * (self._rank / max(of_concept, 1e-30)) ** 0.5
-        clear = {name: rows[name] for name in names if leaks.get(name, math.inf) <= limits.largest_leak}
-        if not clear:
+        evaluations = 0
+        if self._text is not None:
+            fitted, (first, second) = self._text
+            leak = second.leak(directions(first, rank, limits.text_strength))
+            fixed_a |= dict.fromkeys(self._of_text, directions(fitted, rank, limits.text_strength))
+            leaks |= dict.fromkeys(self._of_text, leak)
+        if self._others:
+            trajectories = _ShortTrajectories(self._family, self._config, limits, self._encoded, self._shape)
+            of_images, of_leaks = self._from_trajectories(trajectories)
+            fixed_a, leaks = fixed_a | of_images, leaks | of_leaks
+            evaluations = trajectories.evaluations
+        kept = {name: fixed_a[name] for name in self._names if leaks.get(name, math.inf) <= limits.largest_leak}
+        if not kept:
             least = f"{min(leaks.values()):.2f}" if leaks else "unknown"
             raise ValueError(
-                f"No layer can tell {self._concept[0]!r} from what is preserved: the smallest leak is {least}, and it "
-                f"must be {limits.largest_leak:g} or less. Take what means or looks the same out of `preserve`, or "
-                "train without: null_space=False."
+                f"No layer can tell {self._prompts.student[0]!r} from what is preserved: the smallest leak is {least}, "
+                f"and it must be {limits.largest_leak:g} or less. Remove what means or looks the same from `preserve`, "
+                "or train without a null space: null_space=False."
             )
-        return NullSpace(clear, leaks, tuple(n for n in names if n not in narrow), self._evaluations)
+        return NullSpace(kept, leaks, tuple(n for n in self._names if self._widths[n] > limits.widest), evaluations)
 
-    def _fitted(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """Rows of layers that see more than text, fitted to the moments along trajectories."""
-        sides = [self._kept[: self._limits.trajectories], self._concept[: len(self._concept) // 2]]
-        gathered: list[dict[str, tuple[Tensor, int]]] = []
-        for side, prompts in zip(("kept", "concept"), sides, strict=True):
-            sums: dict[str, tuple[Tensor, int]] = {}
+    def _from_trajectories(self, trajectories: _ShortTrajectories) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """A and leaks of the layers that see more than text."""
+        n, prompts = self._limits.trajectories, self._prompts
+        half = len(prompts.concept_runs) // 2
+        computed: dict[str, Tensor] = {}
+        for portion in portions({name: self._widths[name] for name in self._others}, self._limits.memory):
+            sides = {"kept": prompts.preserved_runs[:n], "concept": prompts.concept_runs[:half]}
+            s, c = (trajectories.means(portion, sides[side], f"fitted {side}", _add_moment) for side in sides)
+            for name in s:
+                (kept, samples), (concept, _) = s[name], c[name]
+                ridge = self._limits.state_strength * max(1.0, len(kept) / samples)
+                computed[name] = directions(Moments(kept, concept), self._config.rank, ridge)
 
-            def add(name: str, h: Tensor, sums: dict[str, tuple[Tensor, int]] = sums) -> None:
-                total, count = sums.get(name) or (h.new_zeros(h.shape[1], h.shape[1]), 0)
-                sums[name] = (total.addmm_(h.T, h), count + len(h))
+        def add_answer(name: str, total: Tensor | None, h: Tensor) -> Tensor:
+            return (h.new_zeros(()) if total is None else total) + (h @ computed[name].T).square().sum()
 
-            self._observe(names, prompts, f"fitted {side}", add)
-            gathered.append(sums)
-        found = {}
-        for name in gathered[0]:
-            (s, n), (c, m) = (sums[name] for sums in gathered)
-            found[name] = directions(Moments(s / n, c / m), self._rank, self._ridge(len(s), n))
-        return found
+        sides = {"kept": prompts.preserved_runs[n:], "concept": prompts.concept_runs[half:]}
+        kept_answers, concept_answers = (
+            trajectories.means(list(computed), sides[side], f"held out {side}", add_answer) for side in sides
+        )
+        fixed_a, leaks = {}, {}
+        for name, a in computed.items():
+            of_kept, of_concept = kept_answers[name][0].item(), max(concept_answers[name][0].item(), 1e-30)
+            leaks[name] = of_kept / of_concept
+            fixed_a[name] = a * (self._config.rank / of_concept) ** 0.5
+        return fixed_a, leaks
 
-    def _ridge(self, width: int, samples: int) -> float:
-        return self._limits.state_strength * max(1.0, width / samples)
 
-    def _answers(self, rows: dict[str, Tensor]) -> dict[str, tuple[float, float]]:
-        """Mean square answers of rows to the preserved inputs and to the concept's, on trajectories held out."""
-        sides = [self._kept[self._limits.trajectories :], self._concept[len(self._concept) // 2 :]]
-        found: list[dict[str, tuple[Tensor, int]]] = []
-        for side, prompts in zip(("kept", "concept"), sides, strict=True):
-            sums: dict[str, tuple[Tensor, int]] = {}
+Add = Callable[[str, Tensor | None, Tensor], Tensor]
+"""Adds inputs h, (N, d), of a layer to a sum, which is `None` at first."""
 
-            def add(name: str, h: Tensor, sums: dict[str, tuple[Tensor, int]] = sums) -> None:
-                total, count = sums.get(name) or (h.new_zeros(()), 0)
-                sums[name] = (total + (h @ rows[name].T).square().sum(), count + len(h))
 
-            self._observe(list(rows), prompts, f"held out {side}", add)
-            found.append(sums)
-        kept, concept = ({name: (total / n).item() for name, (total, n) in sums.items()} for sums in found)
-        return {name: (kept[name], concept[name]) for name in rows}
+def _add_moment(name: str, total: Tensor | None, h: Tensor) -> Tensor:
+    """The sum of h h'."""
+    return (h.new_zeros(h.shape[1], h.shape[1]) if total is None else total).addmm_(h.T, h)
+
+
+class _ShortTrajectories:
+    """Short unguided trajectories, and what the layers see on them."""
+
+    def __init__(
+        self, family: Family, config: ESDConfig, limits: Limits, encoded: Encoded, shape: tuple[int, ...]
+    ) -> None:
+        self._schedule = family.schedule(limits.steps, shape, config.guidance_scale)
+        self._seed, self._encoded = config.seed, encoded
+        self._batch = max(1, min(_BATCH, _POSITIONS // (shape[-1] * shape[-2])))
+        self.evaluations = 0
+
+    def means(
+        self, names: Sequence[str], prompts: Sequence[str], purpose: str, add: Add
+    ) -> Mapping[str, tuple[Tensor, int]]:
+        """Mean and number of what `add` sums over the inputs of each layer."""
+        sums: dict[str, tuple[Tensor, int]] = {}
+
+        def observer(name: str, h: Tensor) -> None:
+            total, count = sums.get(name, (None, 0))
+            sums[name] = add(name, total, h), count + len(h)
+
+        self._run(names, prompts, purpose, observer)
+        return {name: (total / count, count) for name, (total, count) in sums.items()}
 
     @torch.no_grad()
-    def _observe(self, names: Sequence[str], prompts: Sequence[str], what: str, note: Note) -> None:
-        """Give `note` a sample of the layers' inputs along short unguided trajectories of the prompts."""
-        family = self._family
-        with observed(family.denoiser, names, note, self._seed, what):
-            size = max(1, min(_BATCH, _POSITIONS // (self._shape[-1] * self._shape[-2])))
-            for start in range(0, len(prompts), size):
-                batch = prompts[start : start + size]
+    def _run(
+        self, names: Sequence[str], prompts: Sequence[str], purpose: str, observer: Callable[[str, Tensor], None]
+    ) -> None:
+        schedule, family = self._schedule, self._schedule.family
+        with observed(family.denoiser, names, observer, self._seed, purpose):
+            for start in range(0, len(prompts), self._batch):
+                batch = prompts[start : start + self._batch]
                 conditioning = self._encoded.rows(batch)
-                x_t = noise((len(batch), *self._shape), stream(self._seed, "moments", what, start))
-                x_t = x_t.to(family.device, family.dtype)
-                for position in range(self._limits.steps):
-                    at = torch.full((len(batch),), position, device="cpu")
-                    e = family.predict(x_t, at, conditioning)
+                x_t = schedule.noise(stream(self._seed, "moments", purpose, start), len(batch))
+                for i in range(len(schedule.timesteps)):
+                    position = torch.full((len(batch),), i, device="cpu")
+                    e = schedule.predict(x_t, position, conditioning)
                     if not e.isfinite().all():
                         raise ValueError(
                             f"Predictions in {family.dtype} overflow; load the pipeline in bfloat16 or float32."
                         )
-                    x_t = family.step(e, x_t, at, at + 1)
-                    self._evaluations += len(batch)
-
-
-Note = Callable[[str, Tensor], None]
-"""Is given a layer's name and inputs, (N, d), float32."""
-
-
-@contextmanager
-def observed(denoiser: Any, names: Sequence[str], note: Note, seed: int, what: str) -> Iterator[None]:
-    """Give `note` a sample of the inputs of layers, as long as evaluations are made inside.
-
-    Args:
-        denoiser: The denoiser.
-        names: Module names of the layers.
-        note: Is given a layer's name and the sample.
-        seed: With `what` the key of the layers' own streams, from which samples are drawn.
-        what: What is observed.
-    """
-
-    def hook_of(name: str) -> Any:
-        generator = stream(seed, "inputs", what, name)
-
-        def hook(layer: Any, inputs: tuple[Tensor, ...]) -> None:
-            samples = []
-            for picture in inputs[0]:  # one at a time: unfolded, a convolution's inputs are large
-                h = layer_inputs(layer, picture[None].float())
-                chosen = torch.randperm(len(h), generator=generator, device="cpu")[:_ROWS]
-                samples.append(h[chosen.to(h.device)])
-            note(name, torch.cat(samples))
-
-        return hook
-
-    hooks = [denoiser.get_submodule(name).register_forward_pre_hook(hook_of(name)) for name in names]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+                    x_t = schedule.step(e, x_t, position, position + 1)
+                    self.evaluations += len(batch)
 
 
 def sees_text(family: Family, names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The layers that are given the prompts' token states as they are, and the others."""
+    """The layers whose inputs are exactly the prompts' token states, and the others."""
     of_text = [name for name in names if re.match(family.text_states, name)]
     return of_text, [name for name in names if name not in of_text]
 
 
 def portions(widths: dict[str, int], memory: int) -> Iterator[list[str]]:
-    """Layers whose moments, two each, are in memory at a time."""
+    """Layers in groups whose moments, two d x d matrices each, fit into memory together.
+
+    Args:
+        widths: d of each layer.
+        memory: Bytes.
+    """
     portion: list[str] = []
     taken = 0
     for name, width in widths.items():
@@ -240,22 +234,3 @@ def portions(widths: dict[str, int], memory: int) -> Iterator[list[str]]:
         taken += size
     if portion:
         yield portion
-
-
-def base_layer(layer: Any) -> Any:
-    """The Linear or Conv2d itself, where adapters wrap it."""
-    return getattr(layer, "base_layer", layer)
-
-
-def layer_width(layer: Any) -> int:
-    """The d of a layer's inputs."""
-    return base_layer(layer).weight[0].numel()
-
-
-def layer_inputs(layer: Any, h: Tensor) -> Tensor:
-    """A layer's inputs as rows (N, d); of a convolution the patches that its kernel sees."""
-    layer = base_layer(layer)
-    if isinstance(layer, nn.Conv2d):
-        assert not isinstance(layer.padding, str)
-        h = functional.unfold(h, layer.kernel_size, layer.dilation, layer.padding, layer.stride).transpose(1, 2)
-    return h.reshape(-1, h.shape[-1])

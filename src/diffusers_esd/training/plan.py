@@ -1,4 +1,4 @@
-"""`Plan`: what an erasure will train on and cost, known before anything is spent."""
+"""`Plan`: which layers and prompts an erasure will use, and what it will cost, before anything is spent."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..config import ESDConfig
-from .encoding import Encoded
+from ..denoiser import base_layer
 from ..families import Family
-from ..groups import Selection
+from ..groups import MIXED, Selection
 from ..limits import Limits
-from .null_space import base_layer, layer_width, portions, sees_text
+from .encoding import Encoded
+from .inputs import layer_width
+from .null_space import portions, sees_text
 from .pool import JUMPS, PRESERVED_AT_A_TIME, pool_size, pool_stride
 from .prompts import Prompts
 
-MIXED = "queries and outputs of cross-attentions: their inputs mix text and picture"
-WIDE = "wider than the null space looks at"
+WIDE = "too wide for the null space"
 _MIB = 2**20
 
 
@@ -27,15 +28,15 @@ class Plan:
     Attributes:
         concepts: What is erased.
         name: Name of the adapter.
-        layers: The layers that the adapter may go to. With a null space those among them that cannot tell the concept
-            from what is preserved are left out later, when that was measured.
-        left_out: Layers of the group that get no adapter, by reason.
-        preserved: The prompts that must stay.
+        layers: The layers that the adapter may train. With a null space, layers that cannot tell the concept from what
+            is preserved are left out later, when their leak has been measured.
+        left_out: Layers of the group without an adapter, by reason.
+        preserved: The prompts that must not change.
         synonyms: Words that are not preserved because they are too near to the concept.
-        of_moments: How many of the preserved prompts A is computed from, where layers see more than text.
-        of_loss: How many of them the preserve loss takes in turn.
-        evaluations: Samples that the denoiser evaluates, about: `"no_grad"` and `"grad"`.
-        memory: Bytes by what they are for, activations apart.
+        of_moments: Number of preserved prompts that A is computed from.
+        of_loss: Number of preserved prompts in the preserve loss.
+        evaluations: Approximate number of samples that the denoiser evaluates: `"no_grad"` and `"grad"`.
+        memory: Bytes by purpose, without activations.
     """
 
     concepts: tuple[str, ...]
@@ -50,7 +51,7 @@ class Plan:
     memory: Mapping[str, int]
 
     def __str__(self) -> str:
-        """The plan as a few lines."""
+        """The plan in a few lines."""
         lines = [
             f"{self.name}: erases {', '.join(map(repr, self.concepts))}",
             f"layers: {len(self.layers)}",
@@ -65,7 +66,7 @@ class Plan:
 
 
 def is_confined(config: ESDConfig, prompts: Prompts) -> bool:
-    """Whether the adapter's A is computed from what is preserved."""
+    """Whether the null space confines the adapter: A is computed and fixed."""
     return config.null_space and bool(prompts.preserved.prompts)
 
 
@@ -73,7 +74,6 @@ def make_plan(
     family: Family,
     config: ESDConfig,
     limits: Limits,
-    concepts: tuple[str, ...],
     name: str,
     selection: Selection,
     prompts: Prompts,
@@ -84,7 +84,6 @@ def make_plan(
         family: The family.
         config: The configuration.
         limits: The limits.
-        concepts: What is erased.
         name: Name of the adapter.
         selection: The layers of the group.
         prompts: The prompts.
@@ -96,14 +95,14 @@ def make_plan(
     others = sees_text(family, layers)[1] if confined else []
     left_out = {MIXED: tuple(layer for layer in selection.names if layer not in names), WIDE: wide}
     return Plan(
-        concepts=concepts,
+        concepts=prompts.concepts,
         name=name,
         layers=layers,
-        left_out={reason: found for reason, found in left_out.items() if found},
+        left_out={reason: layers for reason, layers in left_out.items() if layers},
         preserved=prompts.preserved.prompts,
         synonyms=prompts.preserved.synonyms,
-        of_moments=prompts.count_of_moments(limits, sees_pictures=bool(others)) if confined else 0,
-        of_loss=len(prompts.of_loss),
+        of_moments=prompts.count_of_moments(limits, sees_images=bool(others)) if confined else 0,
+        of_loss=len(prompts.loss),
         evaluations=_evaluations(
             config, limits, prompts, {n: layer_width(family.denoiser.get_submodule(n)) for n in others}
         ),
@@ -112,28 +111,28 @@ def make_plan(
 
 
 def _evaluations(config: ESDConfig, limits: Limits, prompts: Prompts, widths: dict[str, int]) -> dict[str, int]:
-    """Samples that a training of all its iterations evaluates, about.
+    """Approximate number of samples that all iterations of a training evaluate.
 
     Args:
         config: The configuration.
         limits: The limits.
         prompts: The prompts.
-        widths: Of the layers whose moments are taken along trajectories.
+        widths: Input widths of the layers whose moments come from trajectories.
     """
-    passes, of_concept = len(list(portions(widths, limits.memory))), len(prompts.of_concept) // 2
+    passes, of_concept = len(list(portions(widths, limits.memory))), len(prompts.concept_runs) // 2
     held_out = limits.held_out + of_concept if widths else 0
     moments = limits.steps * (passes * (limits.trajectories + of_concept) + held_out)
     teacher = 2 if config.erase_from is None else 3
     no_grad = moments + teacher * config.states + _on_the_way(config, len(prompts.student), None)
     grad = config.states
-    if prompts.of_loss:
-        no_grad += 2 * config.states + _on_the_way(config, len(prompts.of_loss), PRESERVED_AT_A_TIME)
+    if prompts.loss:
+        no_grad += 2 * config.states + _on_the_way(config, len(prompts.loss), PRESERVED_AT_A_TIME)
         grad += config.states
     return {"no_grad": round(no_grad), "grad": grad}
 
 
 def _on_the_way(config: ESDConfig, prompts: int, at_a_time: int | None) -> float:
-    """Evaluations by which trajectories reach states that no loss is taken at."""
+    """Evaluations in which trajectories reach the states of the loss."""
     steps = config.num_inference_steps
     if config.trajectory == "fresh":
         return config.states * (steps - 1)
@@ -153,16 +152,16 @@ def _memory(
     *,
     confined: bool,
 ) -> dict[str, int]:
-    """Bytes by what they are for."""
+    """Bytes by purpose."""
     modules = {layer: family.denoiser.get_submodule(layer) for layer in layers}
     outputs = sum(len(base_layer(module).weight) for module in modules.values())
     inputs = sum(map(layer_width, modules.values()))
-    # Weights and gradients in float32, both of Adam's averages in float32 or eight bits; a fixed A is weights alone.
+    # Weights and gradients in float32, Adam's two averages in float32 or eight bits; a fixed A has weights alone.
     each = 16 if config.optimizer == "adam" else 10
     size = each * outputs + 4 * inputs if confined else each * (outputs + inputs)
     encoded = Encoded(family)
     encoded.add(prompts.student[:1])
-    rows = {"", *prompts.student, *prompts.of_loss, *(prompts.of_kept + prompts.of_concept if others else ())}
+    rows = {"", *prompts.student, *prompts.loss, *(prompts.preserved_runs + prompts.concept_runs if others else ())}
     return {
         "denoiser": sum(p.nbytes for p in family.denoiser.parameters()),
         "adapter and Adam": config.rank * size,

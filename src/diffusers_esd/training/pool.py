@@ -1,11 +1,8 @@
-"""`TrajectoryPool`: training states at no cost.
+"""`TrajectoryPool`: training states at no extra cost.
 
-A pool keeps several trajectories under way, at different timesteps. An iteration takes a batch of them, and the
-predictions of its loss also move them on; a trajectory that has ended starts again from fresh noise. Every timestep
-comes equally often.
-
-Every prompt gets its turn. Where the states of a training are fewer than prompts times timesteps, a member goes several
-positions at a time, so that each prompt still crosses the whole schedule.
+A denoising step at `x_t` needs the same predictions as the loss at `x_t`. So a pool keeps several trajectories at
+different timesteps; an iteration trains on a batch of them and moves them on with the same predictions. The argument
+and the cost are in `docs/theory.md`.
 """
 
 from __future__ import annotations
@@ -21,12 +18,12 @@ from ..streams import permutation
 from .trajectory import Sampler, States, at, integer
 
 JUMPS = 5
-"""Exact steps at most in which a member reaches its first position, and at least in which it crosses the schedule."""
+"""Largest number of steps to a member's first position, and smallest number in which it crosses the schedule."""
 
 PRESERVED_AT_A_TIME = 64
-"""Preserved prompts that have trajectories at a time."""
+"""Largest number of preserved prompts that have trajectories at a time."""
 
-_PER_STATE = 4  # members of a pool for each state of a batch
+_PER_STATE = 4  # members for each state of a batch
 
 
 @dataclass
@@ -34,11 +31,11 @@ class Member:
     """A trajectory of a pool.
 
     Attributes:
-        index: Its number, which with `lap` is the key of its noise.
-        prompt: What it is conditioned on.
+        index: Its number; index and `lap` are the key of its noise.
+        prompt: Its prompt.
         x_t: Its state, (1, C, H, W).
-        position: Where that stands.
-        lap: Trajectories that it has finished.
+        position: Where in the schedule the state stands.
+        lap: Number of trajectories that it has finished.
         visits: How often it was drawn.
     """
 
@@ -51,18 +48,19 @@ class Member:
 
 
 class TrajectoryPool(Sampler):
-    """States are those of trajectories under way; the predictions of the loss move them on.
+    """Training states are the current states of the pool's trajectories, its members.
 
-    A pool has four members per state of a batch, and at least one for each prompt, or for 64 of more that take turns.
-    Where all prompts have members they have equally many, and these keep their prompt for good. Members are drawn in
-    shuffled rounds, so that prompts come equally often and neighbouring batches are of different trajectories.
+    A pool has four members per state of a batch, and at least one for each prompt, or for 64 prompts at a time if there
+    are more. If all prompts have members they have equally many, and a member keeps its prompt. Members are drawn in
+    shuffled rounds, so that prompts come equally often and successive batches are of different trajectories.
 
-    A member starts at a position of its own, which it reaches from noise in at most five larger steps: the first
-    iterations already see every part of the schedule, under every prompt.
+    Each member starts at a position of its own, which it reaches from noise in at most five larger steps: the first
+    iterations already see every part of the schedule, under every prompt. If a training has fewer states than prompts
+    times timesteps, a member moves several positions at a time, so that each prompt still crosses the whole schedule.
 
     Attributes:
         members: The trajectories by their index.
-        stride: Positions that a member goes at a time.
+        stride: Positions that a member moves at a time.
     """
 
     def _begin(self, states: int, at_a_time: int | None) -> None:
@@ -73,13 +71,13 @@ class TrajectoryPool(Sampler):
         self._add(range(self._size))
 
     def _add(self, indices: Sequence[int]) -> None:
-        """New members, at positions that share the schedule among them."""
+        """Add members, at positions evenly spread over the schedule."""
         offset = torch.rand((), generator=self._stream("offset", indices[0]), device="cpu", dtype=torch.float32).item()
         visits = min((member.visits for member in self._active()), default=0)
         added = []
         for i, index in enumerate(indices):
             position = int((i + offset) * self._steps / len(indices)) % self._steps
-            first = self._noise(self._stream(index, 0))
+            first = self._schedule.noise(self._stream(index, 0))
             added.append(Member(index, self._prompts[index % len(self._prompts)], first, position, 0, visits))
         self.members |= {member.index: member for member in added}
         self._reach(added)
@@ -88,7 +86,7 @@ class TrajectoryPool(Sampler):
         return [member for member in self.members.values() if member.prompt not in self.resting]
 
     def rest(self, prompt: str) -> None:
-        """Draw a prompt no more; those that are left get members more where these have become few."""
+        """Stop drawing a prompt; the others get more members if there are too few for a batch."""
         super().rest(prompt)
         active = [i for i, other in enumerate(self._prompts) if other not in self.resting]
         missing = _PER_STATE * self._batch_size - len(self._active())
@@ -108,7 +106,7 @@ class TrajectoryPool(Sampler):
                 member.visits = visits
 
     def _reach(self, members: Sequence[Member]) -> None:
-        """Bring members that have just started from noise to their positions."""
+        """Move members that have just started from noise to their positions."""
         for jump in range(JUMPS):
             moving = []
             for member in members:
@@ -117,22 +115,22 @@ class TrajectoryPool(Sampler):
                     path = [round(member.position * k / n) for k in (jump, jump + 1)]
                     moving.append((member, *path))
             for start in range(0, len(moving), self._batch_size):
-                some, positions, towards = zip(*moving[start : start + self._batch_size], strict=True)
-                x_t, prompts = torch.cat([member.x_t for member in some]), [member.prompt for member in some]
-                reached = self._denoise(x_t, at(*positions), at(*towards), prompts)
-                for member, state in zip(some, reached.chunk(len(reached)), strict=True):
+                batch, positions, towards = zip(*moving[start : start + self._batch_size], strict=True)
+                x_t, prompts = torch.cat([member.x_t for member in batch]), [member.prompt for member in batch]
+                reached = self.denoise(x_t, at(*positions), at(*towards), prompts)
+                for member, state in zip(batch, reached.chunk(len(reached)), strict=True):
                     member.x_t = state.clone()
 
     def draw(self) -> States:
-        """The next `batch_size` members, at the states where they stand."""
+        """The current states of the next `batch_size` members."""
         return self._draw(self._active())
 
     def draw_resting(self) -> States:
-        """The next members of resting prompts."""
+        """The current states of the next members of resting prompts."""
         return self._draw([member for member in self.members.values() if member.prompt in self.resting])
 
     def _draw(self, members: Sequence[Member]) -> States:
-        # Those with the fewest visits come first: a batch never holds a member twice, and no member waits a round.
+        # Members with the fewest visits come first: no batch has a member twice, and no member misses a round.
         order = permutation(len(members), self._shuffle)
         turns = sorted(order, key=lambda i: members[i].visits)[: self._batch_size]
         chosen = [members[i] for i in turns]
@@ -147,7 +145,7 @@ class TrajectoryPool(Sampler):
 
     @torch.no_grad()
     def advance(self, states: States, e_rollout: Tensor, e_null: Tensor) -> None:
-        """Move the members of `states` on; those that end start again from fresh noise."""
+        """Move the members of `states` on; those that end start again from new noise."""
         members = [self.members[i] for i in states.members]
         towards = [min(member.position + self.stride, self._steps) for member in members]
         reached = self._next(states.x_t, states.position, at(*towards), e_rollout, e_null)
@@ -163,17 +161,17 @@ class TrajectoryPool(Sampler):
         member.lap += 1
         generator = self._stream(member.index, member.lap)
         member.prompt = self._prompts[(member.index + member.lap * self._size) % len(self._prompts)]
-        member.x_t = self._noise(generator)
-        # So that with a stride, too, every position comes equally often.
+        member.x_t = self._schedule.noise(generator)
+        # A random first position: with a stride, too, every position comes equally often.
         member.position = integer(self.stride, generator)
 
 
 def pool_size(prompts: int, batch_size: int, at_a_time: int | None) -> int:
-    """Members of a pool: a multiple of the prompts, where all have members at a time."""
+    """Number of members: a multiple of the number of prompts if all prompts have members at a time."""
     size = max(_PER_STATE * batch_size, min(prompts, at_a_time or prompts))
     return prompts * math.ceil(size / prompts) if prompts <= size else size
 
 
 def pool_stride(prompts: int, steps: int, states: int) -> int:
-    """Positions that a member goes at a time, so that in so many states each prompt crosses the schedule."""
+    """Positions that a member moves at a time, so that each prompt crosses the schedule in so many states."""
     return max(1, min(math.ceil(steps / JUMPS), math.ceil(prompts * steps / states)))

@@ -1,11 +1,7 @@
-"""How far a training has come: the alignment of each concept, smoothed over its visits.
+"""Progress of a training: the loss, and the alignment of each concept, smoothed over its visits.
 
-With `u = e_cond - e_null`, and averages that forget a twentieth at each visit of a concept,
-
-    alignment = average(<e_student - e_null, u>) / average(<u, u>)
-
-A ratio of averages, not an average of ratios: timesteps at which the concept hardly shows, where `u` is small, say
-little. It is 1 where the concept is intact, 0 at the unconditional prediction, `-eta` at the target.
+Smoothed alignment is a ratio of two moving averages, `average(<e_student - e_null, u>) / average(<u, u>)` with
+`u = e_cond - e_null`; `docs/theory.md` explains why.
 """
 
 from __future__ import annotations
@@ -15,20 +11,20 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-_SMOOTHING = 0.95
-_LEAST_VISITS = 20  # before a concept may count as done
+_SMOOTHING = 0.95  # of the averages, per visit of a concept
+_LEAST_VISITS = 20  # before a concept can be done
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a callback is given after an iteration.
+    """What a callback gets after an iteration.
 
     Attributes:
-        iteration: Iterations made, from 1.
-        loss: Loss of this one.
+        iteration: Number of the iteration, from 1.
+        loss: Loss of the iteration.
         alignment: Alignment of its states: 1 is intact, 0 the unconditional prediction, `-eta` the target.
         smoothed_alignment: Mean of the concepts' smoothed alignments.
-        alignments: Smoothed alignment by the prompt that the student is trained on, of those that were trained so far.
+        alignments: Smoothed alignment by prompt of the student, for the prompts that were drawn so far.
     """
 
     iteration: int
@@ -42,7 +38,7 @@ class Alignments:
     """Smoothed alignments of several concepts.
 
     Args:
-        bound: At this alignment a concept is done; `None` means never.
+        bound: A concept is done at this alignment or below; `None` means never.
     """
 
     def __init__(self, bound: float | None) -> None:
@@ -69,16 +65,16 @@ class Alignments:
             self.visits[prompt] = self.visits.get(prompt, 0) + 1
 
     def values(self) -> dict[str, float]:
-        """The smoothed alignment of each concept that was visited."""
+        """The smoothed alignment of each prompt that was drawn."""
         return {prompt: a / max(b, 1e-30) for prompt, (a, b) in self._averages.items()}
 
     def mean(self) -> float | None:
-        """Their mean; `None` before the first visit."""
+        """Their mean; `None` before the first update."""
         values = self.values()
         return sum(values.values()) / len(values) if values else None
 
     def is_done(self, prompt: str) -> bool:
-        """Whether a concept was seen often enough, and its alignment is at the bound or lower."""
+        """Whether a prompt was drawn often enough, and its alignment is at the bound or below."""
         if self._bound is None or self.visits.get(prompt, 0) < _LEAST_VISITS:
             return False
         a, b = self._averages[prompt]

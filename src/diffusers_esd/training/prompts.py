@@ -1,17 +1,21 @@
-"""Which prompts play which part in a training."""
+"""Which prompts have which role in a training."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
-from . import vocabulary
+from ..checks import check_prompt
 from ..config import ESDConfig
 from ..families import Family
 from ..limits import Limits
-from .pool import JUMPS
 from ..streams import permutation, stream
+from . import vocabulary
+from .pool import JUMPS
 from .vocabulary import Preserved
+
+_LEAST_VISITS = 10  # of a concept; with fewer it is hardly trained
 
 
 @dataclass(frozen=True)
@@ -19,28 +23,64 @@ class Prompts:
     """The prompts of a training.
 
     Attributes:
+        concepts: What is erased.
         student: What the student is trained on, and trajectories run on: the concepts, or `erase_from`.
-        preserved: What must stay.
-        contexts: The student's prompts in the company of other words.
-        of_kept: Preserved prompts of the null space's trajectories, those held out last.
-        of_concept: The student's and their contexts, the second half held out.
-        of_loss: Preserved prompts that the loss takes in turn.
+        preserved: What must not change.
+        contexts: The student's prompts together with other words.
+        preserved_runs: Prompts of the null space's trajectories of what is preserved; the held-out ones come last.
+        concept_runs: Prompts of its trajectories of the concept; the second half is held out.
+        loss: Prompts of the preserve loss, which takes them in turn.
     """
 
+    concepts: tuple[str, ...]
     student: tuple[str, ...]
-    preserved: Preserved
+    preserved: Preserved = field(default_factory=Preserved)
     contexts: tuple[str, ...] = ()
-    of_kept: tuple[str, ...] = ()
-    of_concept: tuple[str, ...] = ()
-    of_loss: tuple[str, ...] = ()
+    preserved_runs: tuple[str, ...] = ()
+    concept_runs: tuple[str, ...] = ()
+    loss: tuple[str, ...] = ()
 
-    def count_of_moments(self, limits: Limits, *, sees_pictures: bool) -> int:
-        """How many of the preserved prompts A is computed from: all, where layers see nothing but text."""
-        return len(set(self.of_kept[: limits.trajectories] if sees_pictures else self.preserved.prompts))
+    def count_of_moments(self, limits: Limits, *, sees_images: bool) -> int:
+        """Number of preserved prompts that A is computed from: all, if every layer sees text alone."""
+        return len(set(self.preserved_runs[: limits.trajectories] if sees_images else self.preserved.prompts))
+
+
+def check_concepts(concept: object, config: ESDConfig) -> tuple[str, ...]:
+    """The concepts of a string or a list of strings, each once.
+
+    Args:
+        concept: The argument of `ESDTrainer.erase`.
+        config: The configuration.
+
+    Raises:
+        TypeError: If one is not a string.
+        ValueError: If one is empty, there is none, or there are several with `erase_from`.
+
+    Warns:
+        UserWarning: If the iterations are too few for so many concepts.
+    """
+    if isinstance(concept, str):
+        concept = [concept]
+    if not isinstance(concept, Iterable):
+        raise TypeError(f"`concept` must be a string or a list of strings, got {concept!r}.")
+    concepts = tuple(dict.fromkeys(check_prompt("concept", prompt) for prompt in concept))
+    if not concepts:
+        raise ValueError("`concept` is an empty list; give at least one prompt.")
+    n = len(concepts)
+    if n > 1 and config.erase_from is not None:
+        raise ValueError("`erase_from` takes a single concept; erase several with one call each.")
+    if n > 1 and config.states < _LEAST_VISITS * n:
+        batch = config.states // config.iterations
+        warnings.warn(
+            f"{config.iterations} iterations of {batch} visit each of {n} concepts {config.states / n:.1f} times, "
+            f"which hardly trains them; give iterations={-(-_LEAST_VISITS * n // batch)} or more.",
+            stacklevel=3,
+        )
+    return concepts
 
 
 def choose(family: Family, config: ESDConfig, limits: Limits, concepts: Sequence[str]) -> Prompts:
-    """The prompts of a training; a list of the user's is drawn from evenly where it is longer than what is looked at.
+    """The prompts of a training. If there are more than can be used, they are drawn evenly from all.
 
     Args:
         family: The family; its tokenizer and text encoder are used.
@@ -49,9 +89,10 @@ def choose(family: Family, config: ESDConfig, limits: Limits, concepts: Sequence
         concepts: What is erased.
 
     Raises:
-        ValueError: If the vocabulary is to be preserved and has no words.
+        ValueError: If the vocabulary is to be preserved and does not have words.
     """
-    student = tuple(concepts) if config.erase_from is None else (config.erase_from,)
+    concepts = tuple(concepts)
+    student = concepts if config.erase_from is None else (config.erase_from,)
     if isinstance(config.preserve, str):
         preserved = vocabulary.preserved(
             family, list(dict.fromkeys([*concepts, *student])), seed=config.seed, limits=limits
@@ -60,33 +101,34 @@ def choose(family: Family, config: ESDConfig, limits: Limits, concepts: Sequence
         listed = list(dict.fromkeys(config.preserve))
         preserved = Preserved(tuple(listed[i] for i in permutation(len(listed), stream(config.seed, "preserved"))))
     if not preserved.prompts:
-        return Prompts(student, preserved)
-    turns = _turns(family, limits, student, config.seed)
+        return Prompts(concepts, student)
+    rounds = _rounds(family, limits, student, config.seed)
     # Half of the trajectories are of the concepts alone.
-    alone_and_not = [prompt for turn in turns for prompt in (*student, *turn)]
+    alone_and_combined = [prompt for combined in rounds for prompt in (*student, *combined)]
     n = max(limits.concept_trajectories, 2 * len(student))
-    # No more than can cross the schedule, each in its turn.
+    # At most as many as can cross the schedule, each in its turn.
     of_loss = min(limits.loss_prompts, max(1, config.states // JUMPS))
     return Prompts(
+        concepts,
         student,
         preserved,
-        # One concept's after the other's, so that every other one is of every concept.
-        contexts=tuple(prompt for company in zip(*turns, strict=True) for prompt in company),
-        of_kept=_cycled(preserved.prompts, limits.trajectories + limits.held_out),
-        of_concept=_cycled(alone_and_not, 2 * n),
-        of_loss=preserved.prompts[:of_loss] if config.loss_weight else (),
+        # One concept's contexts after the other's, so that every second prompt covers every concept.
+        contexts=tuple(prompt for combined in zip(*rounds, strict=True) for prompt in combined),
+        preserved_runs=_cycled(preserved.prompts, limits.trajectories + limits.held_out),
+        concept_runs=_cycled(alone_and_combined, 2 * n),
+        loss=preserved.prompts[:of_loss] if config.loss_weight else (),
     )
 
 
-def _turns(family: Family, limits: Limits, student: Sequence[str], seed: int) -> list[tuple[str, ...]]:
-    """All of the student's prompts in their first company, all in their second, ..."""
-    known = vocabulary.words(family.tokenizer)
-    company = [
-        vocabulary.contexts(prompt, known, limits.contexts, stream(seed, "contexts", prompt)) for prompt in student
+def _rounds(family: Family, limits: Limits, student: Sequence[str], seed: int) -> list[tuple[str, ...]]:
+    """All of the student's prompts with their first random word, all with their second, ..."""
+    words = vocabulary.words(family.tokenizer)
+    combined = [
+        vocabulary.contexts(prompt, words, limits.contexts, stream(seed, "contexts", prompt)) for prompt in student
     ]
-    return list(zip(*company, strict=True))
+    return list(zip(*combined, strict=True))
 
 
 def _cycled(prompts: Sequence[str], n: int) -> tuple[str, ...]:
-    """n prompts, again from the first where there are fewer."""
+    """n prompts, starting again from the first if there are fewer."""
     return tuple(prompts[i % len(prompts)] for i in range(n))

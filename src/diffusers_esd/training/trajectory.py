@@ -1,11 +1,8 @@
-"""Where the training states `x_t` come from.
+"""Training states `x_t`: what a source of them offers, and the paper's source, `FreshTrajectory`.
 
-The paper denoises from fresh noise to a random timestep for every state (`FreshTrajectory`): about 50 network
-evaluations to obtain one state, then three to train on it. But a denoising step at `x_t` needs exactly what the
-loss at `x_t` needs: the teacher's conditional and unconditional predictions and the student's conditional one.
-`TrajectoryPool` (`pool`) therefore keeps several trajectories under way.
-
-Both are guided by the family, usually as `e_null + guidance_scale * (e_rollout - e_null)`, with the teacher's `e_null`.
+A state lies on a denoising trajectory of a prompt, guided as `e_null + guidance_scale * (e_rollout - e_null)`, with the
+teacher's `e_null` and the student's or the teacher's `e_rollout`. `TrajectoryPool` (in `pool`) is the source that costs
+nothing; `docs/theory.md` compares the two.
 """
 
 from __future__ import annotations
@@ -18,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ..config import Rollout
+from ..streams import permutation, stream
 from .networks import Networks
-from ..streams import noise, permutation, stream
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,7 @@ class States:
     Attributes:
         x_t: Noisy latents, (B, C, H, W), in the denoiser's type.
         position: Where in the schedule each stands, (B,), 0 for pure noise.
-        prompts: The prompt each is conditioned on.
+        prompts: The prompt of each state's trajectory.
         members: Index of each trajectory in its pool.
     """
 
@@ -49,19 +46,19 @@ class Trajectory(Protocol):
         """A batch to train on."""
 
     def rest(self, prompt: str) -> None:
-        """Draw a prompt no more."""
+        """Stop drawing a prompt."""
 
     def wake(self, prompt: str) -> None:
         """Draw a resting prompt again."""
 
     def draw_resting(self) -> States:
-        """A batch of resting prompts, to see whether they stay as they are."""
+        """A batch of resting prompts, to see whether their alignment stays low."""
 
     def has_work(self) -> bool:
-        """Whether a prompt is left that does not rest."""
+        """Whether any prompt is not resting."""
 
     def advance(self, states: States, e_rollout: Tensor, e_null: Tensor) -> None:
-        """Move the trajectories of `states` on with the predictions made there, each (B, C, H, W)."""
+        """Move the trajectories of `states` on, with the predictions made there, each (B, C, H, W)."""
 
 
 class Sampler:
@@ -69,14 +66,13 @@ class Sampler:
 
     Args:
         networks: Teacher and student.
-        prompts: What trajectories are conditioned on.
+        prompts: The prompts of the trajectories.
         purpose: Name of the random streams.
         seed: Seed of the random streams.
-        shape: Of one latent.
         batch_size: States in a batch.
         rollout: Whose prediction moves a trajectory.
-        states: How many will be drawn in all, about.
-        at_a_time: How many prompts have trajectories at a time; `None` means all.
+        states: About how many will be drawn in total.
+        at_a_time: Largest number of prompts that have trajectories at a time; `None` means all.
     """
 
     def __init__(
@@ -86,27 +82,26 @@ class Sampler:
         *,
         purpose: str,
         seed: int,
-        shape: tuple[int, ...],
         batch_size: int,
         rollout: Rollout,
         states: int,
         at_a_time: int | None = None,
     ) -> None:
         self._networks = networks
+        self._schedule = networks.schedule
         self._purpose, self._seed = purpose, seed
         self._prompts = [prompts[i] for i in permutation(len(prompts), self._stream("order"))]
-        self._shape = shape
         self._batch_size = batch_size
         self._rollout = rollout
-        self._steps = len(networks.family.timesteps)
+        self._steps = len(self._schedule.timesteps)
         self.resting: set[str] = set()
         self._begin(states, at_a_time)
 
     def _begin(self, states: int, at_a_time: int | None) -> None:
-        """Prepare what `draw` needs; the constructor's last act."""
+        """Prepare `draw`; called at the end of the constructor."""
 
     def rest(self, prompt: str) -> None:
-        """Draw a prompt no more, because it needs no more training."""
+        """Stop drawing a prompt, because it does not need more training."""
         self.resting.add(prompt)
 
     def wake(self, prompt: str) -> None:
@@ -114,35 +109,29 @@ class Sampler:
         self.resting.remove(prompt)
 
     def has_work(self) -> bool:
-        """Whether a prompt is left that does not rest."""
+        """Whether any prompt is not resting."""
         return len(self.resting) < len(set(self._prompts))
+
+    @torch.no_grad()
+    def denoise(self, x_t: Tensor, position: Tensor, towards: Tensor, prompts: Sequence[str]) -> Tensor:
+        """The states (B, C, H, W) at later positions (B,), at the cost of two evaluations each."""
+        empty = [""] * len(prompts)
+        if self._rollout == "teacher":
+            e_null, e_rollout = self._networks.teacher(x_t, position, empty, prompts)
+        else:
+            (e_null,) = self._networks.teacher(x_t, position, empty)
+            e_rollout = self._networks.student(x_t, position, prompts)
+        return self._next(x_t, position, towards, e_rollout, e_null)
+
+    def _next(self, x_t: Tensor, position: Tensor, towards: Tensor, e_rollout: Tensor, e_null: Tensor) -> Tensor:
+        return self._schedule.step(self._schedule.guide(e_null, e_rollout), x_t, position, towards)
 
     def _stream(self, *keys: int | str) -> torch.Generator:
         return stream(self._seed, self._purpose, *keys)
 
-    def _noise(self, generator: torch.Generator) -> Tensor:
-        """One first state, (1, C, H, W)."""
-        family = self._networks.family
-        return noise((1, *self._shape), generator).to(family.device, family.dtype)
-
-    def _next(self, x_t: Tensor, position: Tensor, towards: Tensor, e_rollout: Tensor, e_null: Tensor) -> Tensor:
-        family = self._networks.family
-        return family.step(family.guide(e_null, e_rollout), x_t, position, towards)
-
-    @torch.no_grad()
-    def _denoise(self, x_t: Tensor, position: Tensor, towards: Tensor, prompts: Sequence[str]) -> Tensor:
-        """The states (B, C, H, W) at later positions (B,), at the cost of two evaluations each."""
-        nothing = [""] * len(prompts)
-        if self._rollout == "teacher":
-            e_null, e_rollout = self._networks.teacher(x_t, position, nothing, prompts)
-        else:
-            (e_null,) = self._networks.teacher(x_t, position, nothing)
-            e_rollout = self._networks.student(x_t, position, prompts)
-        return self._next(x_t, position, towards, e_rollout, e_null)
-
 
 class FreshTrajectory(Sampler):
-    """A state is denoised from fresh noise by a uniform number of steps: the paper to the letter.
+    """Each state is denoised from new noise by a random number of steps, exactly as in the paper.
 
     The prompt that was drawn least comes next.
     """
@@ -158,30 +147,30 @@ class FreshTrajectory(Sampler):
         self._visits[prompt] = min(active, default=0)
 
     def draw(self) -> States:
-        """`batch_size` states: a position and a prompt each, then noise denoised to that position."""
+        """`batch_size` states: each has a random position and a prompt, and is denoised from noise to that position."""
         return self._draw([prompt for prompt in self._prompts if prompt not in self.resting])
 
     def draw_resting(self) -> States:
-        """The same of the resting prompts."""
+        """The same for the resting prompts."""
         return self._draw([prompt for prompt in self._prompts if prompt in self.resting])
 
     def _draw(self, prompts: Sequence[str]) -> States:
-        found: list[tuple[Tensor, int, str]] = []
+        drawn: list[tuple[Tensor, int, str]] = []
         for _ in range(self._batch_size):
             generator = self._stream(self._drawn)
             prompt = min(prompts, key=self._visits.__getitem__)
             self._visits[prompt] += 1
             end = integer(self._steps, generator)
-            x_t = self._noise(generator)
+            x_t = self._schedule.noise(generator)
             for position in range(end):
-                x_t = self._denoise(x_t, at(position), at(position + 1), [prompt])
-            found.append((x_t, end, prompt))
+                x_t = self.denoise(x_t, at(position), at(position + 1), [prompt])
+            drawn.append((x_t, end, prompt))
             self._drawn += 1
-        states, positions, drawn = zip(*found, strict=True)
-        return States(torch.cat(states), at(*positions), drawn)
+        states, positions, their_prompts = zip(*drawn, strict=True)
+        return States(torch.cat(states), at(*positions), their_prompts)
 
     def advance(self, states: States, e_rollout: Tensor, e_null: Tensor) -> None:
-        """Nothing: the next state starts anew."""
+        """Nothing: the next state starts from new noise."""
 
 
 def integer(high: int, generator: torch.Generator) -> int:

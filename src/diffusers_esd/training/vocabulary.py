@@ -1,8 +1,7 @@
-"""What to preserve when the user names nothing: the text encoder's own words, in a few templates.
+"""The text encoder's vocabulary: what is preserved if the user does not give a list.
 
-The tokenizer knows the words its text encoder was trained on, so the list costs nothing and covers what a list by hand
-forgets. Left out are the words of the concept itself, and words that the text encoder puts as near to it as a synonym:
-preserving those would preserve the concept.
+The tokenizer knows the words that its text encoder was trained on. Words of the concept are left out, and so are words
+that the text encoder puts as near to the concept as a synonym: to preserve those would preserve the concept.
 """
 
 from __future__ import annotations
@@ -15,26 +14,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .encoding import Encoded
 from ..families import Family
 from ..limits import Limits
 from ..streams import permutation, stream
+from .encoding import Encoded
 
 SINGLE = ("{}", "a {}", "art in {} style")
 PAIR = "a {} in {} style"
 
-# How tokenizers mark a whole word: the beginning for T5 and for byte-level ones, the end for CLIP.
+# How tokenizers mark whole words: T5 and byte-level tokenizers mark the beginning, CLIP the end.
 _BEGINNINGS, _ENDING = ("▁", "Ġ"), "</w>"
 _TEMPLATE_WORDS = frozenset(re.findall(r"\w+", " ".join((*SINGLE, PAIR))))
 
 
 @dataclass(frozen=True)
 class Preserved:
-    """Prompts that must stay as they are.
+    """Prompts whose predictions must not change.
 
     Attributes:
         prompts: The prompts, in random order.
-        synonyms: Words of the vocabulary that are not among them because they are too near to the concept.
+        synonyms: Words of the vocabulary that were left out because they are too near to the concept.
     """
 
     prompts: tuple[str, ...] = ()
@@ -42,14 +41,14 @@ class Preserved:
 
 
 def words(tokenizer: object) -> list[str]:
-    """Whole words of a tokenizer, sorted: three letters or more. Of a tokenizer that does not mark words, none."""
+    """Whole words of a tokenizer with three or more letters, sorted; none if the tokenizer does not mark words."""
     tokens = tokenizer.get_vocab()  # type: ignore[attr-defined]
     whole = [t.removesuffix(_ENDING).lstrip("▁Ġ") for t in tokens if t.endswith(_ENDING) or t.startswith(_BEGINNINGS)]
     return sorted({word for word in whole if len(word) >= 3 and word.isalpha() and word.isascii() and word.islower()})
 
 
 def contexts(concept: str, vocabulary: Sequence[str], n: int, generator: torch.Generator) -> tuple[str, ...]:
-    """The concept in the company of n random words: `"a cat in watercolor style"`. Alone, where there are no words."""
+    """The concept with n random words, such as `"a cat in watercolor style"`; alone if there are no words."""
     if not vocabulary:
         return (concept,)
     chosen = torch.randint(len(vocabulary), (n,), generator=generator, device="cpu").tolist()
@@ -57,25 +56,26 @@ def contexts(concept: str, vocabulary: Sequence[str], n: int, generator: torch.G
 
 
 def preserved(family: Family, concepts: Sequence[str], *, seed: int, limits: Limits) -> Preserved:
-    """Prompts of the vocabulary that an erasure of the concepts must leave as they are.
+    """Prompts of the vocabulary that an erasure of the concepts must preserve.
 
     Args:
         family: The family; its tokenizer and text encoder are used.
         concepts: The concepts.
-        seed: Chooses the words, where there are more than `limits.words`, and the pairs.
-        limits: How many.
+        seed: Seed of the choice of words, if there are more than `limits.words`, and of the pairs.
+        limits: How many words and pairs.
 
     Returns:
         The empty prompt, each word in every template of `SINGLE`, and pairs of words in `PAIR`.
 
     Raises:
-        ValueError: If the tokenizer does not mark words, or no word is left beside the concepts.
+        ValueError: If the tokenizer does not mark words, or all words are words of the concepts.
     """
     everything = words(family.tokenizer)
     if not everything:
         raise ValueError(
-            f"preserve='vocabulary' needs a tokenizer that marks whole words, and a {type(family.tokenizer).__name__} "
-            "does not: give preserve=[...] with prompts that must stay, or preserve=() to preserve nothing."
+            "`preserve`='vocabulary' needs a tokenizer that marks whole words, and a "
+            f"{type(family.tokenizer).__name__} does not: give a list of prompts, preserve=[...], or preserve=() to "
+            "preserve nothing."
         )
     own = set(re.findall(r"\w+", " ".join(concepts).lower())) - _TEMPLATE_WORDS
     generator = stream(seed, "vocabulary")
@@ -85,8 +85,8 @@ def preserved(family: Family, concepts: Sequence[str], *, seed: int, limits: Lim
     kept = [word for word, value in zip(known, similarity, strict=True) if value < limits.near]
     if not kept:
         raise ValueError(
-            f"No word of the text encoder's vocabulary is left to preserve beside {', '.join(concepts)!r}: give "
-            "preserve=[...] with prompts that must stay, or preserve=() to preserve nothing."
+            f"The text encoder's vocabulary has no words to preserve besides {', '.join(concepts)!r}: give a list of "
+            "prompts, preserve=[...], or preserve=() to preserve nothing."
         )
     chosen = torch.randint(len(kept), (limits.pairs, 2), generator=generator, device="cpu").tolist()
     prompts = [template.format(word) for word in kept for template in SINGLE]
@@ -97,9 +97,9 @@ def preserved(family: Family, concepts: Sequence[str], *, seed: int, limits: Lim
 
 @torch.no_grad()
 def nearness(family: Family, known: Sequence[str], concepts: Sequence[str]) -> Tensor:
-    """How near each word is to the nearest concept, (words,): 1 is the same, 0 unrelated.
+    """Cosine of each word to the nearest concept, (words,): 1 is the same, 0 unrelated.
 
-    The cosine of their token states, averaged over the tokens, less the mean of all words.
+    It is the cosine of token states that are averaged over the tokens, minus the mean of all words.
     """
     encoded = Encoded(family)
 

@@ -1,0 +1,127 @@
+"""`Iteration`: one optimiser update.
+
+At states x_t of a trajectory of the concept c, and y_t of a trajectory of a preserved prompt p,
+
+    e_null, e_cond = teacher(x_t, ""), teacher(x_t, c)
+    loss = MSE(student(x_t, c), e_null - eta * (e_cond - e_null))                      Eq. 7, arXiv:2303.07345
+         + preserve_weight * MSE(student(y_t, p), teacher(y_t, p))
+
+With `erase_from` the student and the trajectory have that prompt f in the place of c, and the first `e_null` becomes
+`e_from = teacher(x_t, f)`. The same predictions move the trajectories on.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+from ..config import ESDConfig
+from ..objective import esd_target, projections
+from .networks import Networks
+from .state import TrainingState
+from .trajectory import States
+
+_ATTEMPTS = 32  # at one update; after each the scaler lowers the scale of the loss
+_REMEDY = "load the pipeline in bfloat16 or float32, or lower the learning rate."
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One optimiser update, again and again.
+
+    Attributes:
+        config: The configuration.
+        concepts: What is erased.
+        networks: Teacher and student.
+        state: What an iteration changes.
+    """
+
+    config: ESDConfig
+    concepts: tuple[str, ...]
+    networks: Networks
+    state: TrainingState
+
+    def erase_loss(self, states: States) -> tuple[Tensor, Tensor]:
+        """The first term of the loss, and the numerator and denominator of its alignment, (2,)."""
+        x_t, position, prompts = states.x_t, states.position, states.prompts
+        empty = [""] * len(prompts)
+        e_from = None
+        if self.config.erase_from is None:
+            e_null, e_cond = self.networks.teacher(x_t, position, empty, prompts)
+        else:
+            concept = list(self.concepts) * len(prompts)
+            e_null, e_cond, e_from = self.networks.teacher(x_t, position, empty, concept, prompts)
+        e_student = self.networks.student(x_t, position, prompts)
+        origin = None if e_from is None else e_from.float()
+        loss = mse_loss(e_student.float(), esd_target(e_cond.float(), e_null.float(), self.config.eta, origin))
+
+        self.state.erase.advance(states, self._rollout(e_student, e_cond if e_from is None else e_from), e_null)
+        along, length = projections(e_student.detach(), e_cond, e_null, e_from)
+        self.state.alignments.update(prompts, along, length)
+        self.state.last_seen |= dict.fromkeys(prompts, len(self.state.history))
+        return loss, torch.stack([along.sum(), length.sum()])
+
+    def preserve_loss(self, states: States) -> Tensor:
+        """The second term of the loss, without its weight."""
+        y_t, position, prompts = states.x_t, states.position, states.prompts
+        e_null, e_teacher = self.networks.teacher(y_t, position, [""] * len(prompts), prompts)
+        e_student = self.networks.student(y_t, position, prompts)
+        assert self.state.preserve is not None
+        self.state.preserve.advance(states, self._rollout(e_student, e_teacher), e_null)
+        return mse_loss(e_student.float(), e_teacher.float())
+
+    def update(self) -> None:
+        """One optimiser update, and one more entry in the history.
+
+        Raises:
+            ValueError: If predictions or gradients overflow in the base model's type.
+        """
+        for _ in range(_ATTEMPTS):
+            entry = self._accumulate()
+            if self._step():
+                break
+        else:
+            raise ValueError(f"The gradients overflowed {_ATTEMPTS} times in a row; {_REMEDY}")
+        self.state.lr_scheduler.step()
+        self.state.history.append(entry)
+
+    def _accumulate(self) -> tuple[float, float]:
+        """Gradients of all batches; the loss and the alignment."""
+        state, n = self.state, self.config.gradient_accumulation_steps
+        state.optimizer.zero_grad()
+        loss = along = length = 0.0
+        for _ in range(n):
+            erase, sums = self.erase_loss(state.erase.draw())
+            # Each term has its own backward pass, so that only the activations of one term are in memory.
+            loss += self._backward(erase / n)
+            along, length = along + sums[0].item(), length + sums[1].item()
+            if state.preserve is not None:
+                preserve = self.preserve_loss(state.preserve.draw())
+                loss += self._backward(preserve * (self.config.loss_weight / n))
+        return loss, along / max(length, 1e-30)
+
+    def _backward(self, loss: Tensor) -> float:
+        value = loss.item()
+        if not math.isfinite(value):
+            dtype = self.networks.schedule.family.dtype
+            raise ValueError(f"The loss is {value}: predictions in {dtype} overflow; {_REMEDY}")
+        self.state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        return value
+
+    def _step(self) -> bool:
+        """The optimiser's step. `False` if the gradients overflowed, so that there was none."""
+        state = self.state
+        if self.config.max_grad_norm is not None:
+            state.scaler.unscale_(state.optimizer)
+            nn.utils.clip_grad_norm_(state.parameters, self.config.max_grad_norm)
+        scale = state.scaler.get_scale()
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        return state.scaler.get_scale() >= scale
+
+    def _rollout(self, e_student: Tensor, e_teacher: Tensor) -> Tensor:
+        return e_student.detach() if self.config.rollout == "student" else e_teacher

@@ -1,0 +1,74 @@
+"""What a training does for memory, and undoes afterwards: offloading, gradient checkpointing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from diffusers.training_utils import free_memory, offload_models
+from diffusers.utils.torch_utils import unwrap_module
+from torch import nn
+
+from ..denoiser import Denoiser, has_hooks
+from ..families import Family
+from ..run import RunConfig
+
+
+@contextmanager
+def offloaded(family: Family, run: RunConfig) -> Iterator[None]:
+    """With `offload`, the pipeline's other models on the CPU."""
+    others = _movable(family) if run.offload else []
+    with offload_models(*others, device="cpu", offload=bool(others)):
+        if others:
+            free_memory()
+        yield
+
+
+@contextmanager
+def checkpointed(family: Family, run: RunConfig) -> Iterator[None]:
+    """With `gradient_checkpointing`, activations computed again in the backward pass."""
+    denoiser: Any = family.denoiser
+    if not run.gradient_checkpointing or denoiser.is_gradient_checkpointing:
+        yield
+        return
+    denoiser.enable_gradient_checkpointing()
+    try:
+        yield
+    finally:
+        denoiser.disable_gradient_checkpointing()
+
+
+@contextmanager
+def without_group_offloading(denoiser: Denoiser) -> Iterator[None]:
+    """The whole denoiser on its device: group offloading would remove weights before the gradient needs them."""
+    if not has_hooks(denoiser):
+        yield
+        return
+    from diffusers.hooks import group_offloading as groups
+    from diffusers.hooks.hooks import HookRegistry
+
+    hook = groups._get_top_level_group_offload_hook(denoiser)
+    kinds = (groups._GROUP_OFFLOADING, groups._LAYER_EXECUTION_TRACKER, groups._LAZY_PREFETCH_GROUP_OFFLOADING)
+    try:
+        if hook is not None:
+            registry = HookRegistry.check_if_exists_or_initialize(denoiser)
+            for kind in kinds:
+                registry.remove_hook(kind, recurse=True)
+            denoiser.to(hook.config.onload_device)
+        yield
+    finally:
+        if hook is not None:
+            groups._apply_group_offloading(denoiser, hook.config)
+
+
+def _movable(family: Family) -> list[nn.Module]:
+    """The pipeline's other models, without those that hooks move already."""
+    models = [model for model in family.pipe.components.values() if isinstance(model, nn.Module)]
+    return [
+        model
+        for model in models
+        if unwrap_module(model) is not family.denoiser
+        and not has_hooks(model)
+        and next(model.parameters(), None) is not None
+    ]
