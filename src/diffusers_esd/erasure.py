@@ -20,8 +20,7 @@ from typing import Any
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from . import adapter
-from . import hub
+from . import adapter, hub
 from .checks import check_scale
 from .config import ESDConfig
 from .denoiser import check_denoiser, check_name, find_denoiser
@@ -164,7 +163,7 @@ class Erasure:
             card = hub.card(self.to_dict(), repo_id, kohya=kohya, pictures=names, evaluation=evaluation)
             (folder / "README.md").write_text(card, encoding="utf-8")
             message = commit_message or f"Erasure of {', '.join(self.provenance.concepts)}"
-            return hub.upload(folder, repo_id, private=private, token=token, message=message)
+            return hub.publish(folder, repo_id, private=private, token=token, message=message)
 
     def _header(self) -> dict[str, str]:
         # Older loaders need both patterns, and fail on any key that their PEFT does not know.

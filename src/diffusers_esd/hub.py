@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData, create_repo, hf_hub_download, upload_folder
+from huggingface_hub import HfApi, ModelCard, ModelCardData, create_repo, hf_hub_download, upload_folder
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -18,7 +19,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils._validators import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 TAGS = ("diffusers", "lora", "concept-erasure", "esd", "text-to-image")
 _BEGIN, _END = "<!-- diffusers-esd: begin -->", "<!-- diffusers-esd: end -->"
@@ -71,43 +72,148 @@ def is_repo_id(text: str) -> bool:
     return text.count("/") == 1
 
 
+def check_repo_id(repo_id: str) -> None:
+    """Refuse what cannot be the id of a repository.
+
+    Raises:
+        ValueError: If it is not `user/name`.
+    """
+    if not is_repo_id(repo_id):
+        raise ValueError(f"`repo_id` must be 'user/name', got {repo_id!r}.")
+
+
 def is_explicit(concepts: Sequence[str]) -> bool:
     """Whether a concept is of a kind whose pictures are not shown unasked."""
     return any(_EXPLICIT.search(concept.lower()) for concept in concepts)
 
 
-def locate(path: str | os.PathLike[str], filename: str, *, token: str | bool | None, revision: str | None) -> Path:
-    """The file of an erasure.
+def split_revision(text: str) -> tuple[str, str | None]:
+    """The id of a repository and the revision behind it: `user/name@revision`.
 
     Args:
-        path: The folder that has it, the file itself, or the id of a repository, which is downloaded.
-        filename: Its name in a folder or a repository.
-        token: For a private repository.
-        revision: Of the repository.
+        text: A path or the id of a repository, with or without a revision.
+
+    Returns:
+        The id and the revision, or the text and `None` if it is not an id with a revision.
 
     Raises:
-        FileNotFoundError: If there is no such file or repository.
+        ValueError: If the revision is empty.
     """
+    repo_id, at, revision = text.partition("@")
+    if not at or not is_repo_id(repo_id):
+        return text, None
+    if not revision:
+        raise ValueError(f"The revision in {text!r} is empty; give a branch, a tag or a commit, or leave out the '@'.")
+    return repo_id, revision
+
+
+def locate(
+    path: str | os.PathLike[str],
+    filenames: str | Sequence[str],
+    *,
+    token: str | bool | None = None,
+    revision: str | None = None,
+) -> Path:
+    """The file of an erasure or a recipe: a local one, or one of a repository, which is downloaded.
+
+    Args:
+        path: A file, a folder, or the id of a repository, `user/name` or `user/name@revision`.
+        filenames: The file's name in a folder or a repository; or several names, of which the first that exists counts.
+        token: For a private repository; `None` means the one that `hf auth login` stored.
+        revision: Branch, tag or commit of the repository.
+
+    Raises:
+        FileNotFoundError: If the file, the folder or the repository does not exist.
+        ValueError: If a revision is given twice, or is empty.
+    """
+    names = (filenames,) if isinstance(filenames, str) else tuple(filenames)
     file = Path(path)
+    if file.is_file():
+        return file
     if file.is_dir():
-        file = file / filename
-        if not file.is_file():
-            raise FileNotFoundError(f"No erasure at {path}: there is no {filename} in this folder.")
-    elif not file.exists() and file.suffix != ".safetensors" and is_repo_id(os.fspath(path)):
-        return download(os.fspath(path), filename, token=token, revision=revision)
-    if not file.is_file():
+        return _in_folder(file, names)
+    repo_id, inline = split_revision(os.fspath(path))
+    if inline is not None and revision is not None:
+        raise ValueError(f"{os.fspath(path)!r} has a revision, and `revision` is {revision!r}; give one of them.")
+    if file.suffix in (".safetensors", ".json") or not is_repo_id(repo_id):
         raise FileNotFoundError(f"No erasure at {path}: give its folder, its file, or the 'user/name' of a repository.")
-    return file
+    return download(repo_id, names, token=token, revision=inline if revision is None else revision)
 
 
-def download(repo_id: str, filename: str, *, token: str | bool | None, revision: str | None) -> Path:
-    """One file of a repository.
+def _in_folder(folder: Path, names: Sequence[str]) -> Path:
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    contents = sorted(path.name for path in folder.iterdir())
+    shown = ", ".join(contents[:5]) + (", ..." if len(contents) > 5 else "")
+    raise FileNotFoundError(
+        f"No erasure at {folder}: this folder does not contain {' or '.join(names)}. It contains {shown or 'no files'}."
+    )
+
+
+def download(
+    repo_id: str, filenames: Sequence[str], *, token: str | bool | None = None, revision: str | None = None
+) -> Path:
+    """A file of a repository: the first of several names that exists.
+
+    Args:
+        repo_id: `user/name`.
+        filenames: The names, in order of preference.
+        token: For a private repository; `None` means the one that `hf auth login` stored.
+        revision: Branch, tag or commit.
 
     Raises:
-        FileNotFoundError: If there is no such repository for this token, or no such file in it.
+        FileNotFoundError: If there is no such repository for this token, no such revision, or no such file in it.
     """
+    missing: EntryNotFoundError | None = None
+    with _clear_errors(repo_id, revision):
+        for name in filenames:
+            try:
+                return Path(hf_hub_download(repo_id, name, token=token, revision=revision))
+            except EntryNotFoundError as error:
+                # Without a connection a name that is not cached may exist, and the next may be cached.
+                missing = error if missing is None or isinstance(error, LocalEntryNotFoundError) else missing
+        if isinstance(missing, LocalEntryNotFoundError):
+            raise FileNotFoundError(f"There is no folder {repo_id!r}, and the Hub cannot be reached.") from missing
+    raise FileNotFoundError(
+        f"The repository {repo_id!r} does not contain {' or '.join(filenames)}: it is not an erasure."
+    ) from missing
+
+
+def commit_of(repo_id: str, *, token: str | bool | None = None, revision: str | None = None) -> str:
+    """The commit that a branch or a tag of a repository has now.
+
+    Args:
+        repo_id: `user/name`.
+        token: For a private repository; `None` means the one that `hf auth login` stored.
+        revision: Branch, tag or commit; `None` means the main branch.
+
+    Returns:
+        The commit's hash, 40 hexadecimal digits.
+
+    Raises:
+        ValueError: If `repo_id` cannot be the id of a repository.
+        FileNotFoundError: If there is no such repository for this token, or no such revision.
+        ConnectionError: If the Hub cannot be reached.
+    """
+    check_repo_id(repo_id)
+    with _clear_errors(repo_id, revision):
+        try:
+            return str(HfApi().model_info(repo_id, token=token, revision=revision).sha)
+        except (RepositoryNotFoundError, RevisionNotFoundError):
+            raise
+        # Connection errors are those of the HTTP library, which differs between versions of huggingface_hub.
+        except Exception as error:
+            raise ConnectionError(
+                f"The Hub cannot be reached, so the commit of {repo_id!r} is unknown ({error})."
+            ) from error
+
+
+@contextmanager
+def _clear_errors(repo_id: str, revision: str | None) -> Iterator[None]:
+    """Say what is wrong with a repository, and what to do."""
     try:
-        return Path(hf_hub_download(repo_id, filename, token=token, revision=revision))
+        yield
     except GatedRepoError as error:
         raise FileNotFoundError(f"{repo_id!r} is gated: ask for access on its page, and log in.") from error
     except RepositoryNotFoundError as error:
@@ -116,13 +222,9 @@ def download(repo_id: str, filename: str, *, token: str | bool | None, revision:
         ) from error
     except RevisionNotFoundError as error:
         raise FileNotFoundError(f"The repository {repo_id!r} has no revision {revision!r}.") from error
-    except LocalEntryNotFoundError as error:
-        raise FileNotFoundError(f"There is no folder {repo_id!r}, and the Hub cannot be reached.") from error
-    except EntryNotFoundError as error:
-        raise FileNotFoundError(f"The repository {repo_id!r} has no {filename}: it is not an erasure.") from error
 
 
-def upload(folder: Path, repo_id: str, *, private: bool | None, token: str | bool | None, message: str) -> str:
+def publish(folder: Path, repo_id: str, *, private: bool | None, token: str | bool | None, message: str) -> str:
     """Create the repository if need be and upload a folder in one commit, on top of the card that is there.
 
     Returns:
