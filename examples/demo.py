@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from emoji_sd import Judge, draw, load, rates, settings, some_pairs, unnamed
 
 from diffusers_esd import ESDTrainer, stack
-from diffusers_esd.pictures.preview import grid
+from diffusers_esd.pictures.grid import grid
 
 PROMPTS = (
     "a cat in noto style", "a cat in mono style", "an animal", "a dog in twemoji style", "a panda in mono style",

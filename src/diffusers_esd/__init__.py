@@ -5,28 +5,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .stacks.compose import bake, merge, stack
     from .config import ESDConfig
     from .erasure import Erasure
-    from .families import Family
     from .exchange import export, import_erasure
+    from .families import Family
     from .limits import Limits
     from .objective import esd_target
     from .pictures.preview import preview
-    from .training.plan import Plan
-    from .training.progress import Progress
     from .provenance import Provenance
     from .run import RunConfig
+    from .stacks.bake import bake
+    from .stacks.merge import merge
+    from .stacks.stack import stack
+    from .training.plan import Plan
+    from .training.progress import Progress
     from .training.trainer import ESDTrainer
 
 _HOME = {
     "ESDConfig": "config",
-    "bake": "stacks.compose",
+    "bake": "stacks.bake",
     "export": "exchange",
     "import_erasure": "exchange",
-    "merge": "stacks.compose",
+    "merge": "stacks.merge",
     "preview": "pictures.preview",
-    "stack": "stacks.compose",
+    "stack": "stacks.stack",
     "ESDTrainer": "training.trainer",
     "Erasure": "erasure",
     "Family": "families",

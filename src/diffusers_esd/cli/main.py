@@ -198,32 +198,34 @@ def _stack(options: argparse.Namespace) -> None:
 
 
 def _draw(options: argparse.Namespace, erasures: dict[Any, float], scales: Sequence[float]) -> None:
-    from ..stacks.compose import merge
     from ..pictures.preview import preview
 
     if not options.output.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {options.output.parent}.")
 
-    whole = list(erasures) if set(erasures.values()) == {1.0} else merge(list(erasures), list(erasures.values()))
     image = preview(
-        _pipeline(options), whole, options.prompt, scales=scales, seeds=options.seeds, num_inference_steps=options.steps
+        _pipeline(options),
+        erasures,
+        options.prompt,
+        scales=scales,
+        seeds=options.seeds,
+        num_inference_steps=options.steps,
     )
     image.save(options.output)
     print(options.output)
 
 
 def _merge(options: argparse.Namespace) -> None:
-    from ..stacks.compose import merge
+    from ..stacks.merge import merge
 
-    scales = _scaled(options.erasures)
-    merged = merge(list(scales), list(scales.values()), rank=options.rank, name=options.name)
+    merged = merge(_scaled(options.erasures), rank=options.rank, name=options.name)
     print(merged.save_pretrained(options.output))
     if merged.provenance.rank_error:
         print(f"relative error of rank {merged.rank}: {merged.provenance.rank_error:.2%}")
 
 
 def _bake(options: argparse.Namespace) -> None:
-    from ..stacks.compose import bake
+    from ..stacks.bake import bake
 
     bake(_pipeline(options, exact=True), _scaled(options.erasures), save_to=options.output)
     print(options.output)

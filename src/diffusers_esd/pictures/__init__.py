@@ -1,1 +1,1 @@
-"""Images of a pipeline with and without erasures."""
+"""Images: drawn by a pipeline, side by side in a labelled grid, with and without erasures."""

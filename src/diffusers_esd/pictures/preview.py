@@ -1,4 +1,4 @@
-"""Look at an erasure: the same prompts and seeds at several scales, side by side, with labels."""
+"""`preview`: the same prompts and seeds at several scales of an erasure, side by side."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
-import torch
 from diffusers import DiffusionPipeline
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from .. import adapter
-from ..stacks.compose import stack
 from ..checks import check_scale
 from ..denoiser import find_denoiser
-from ..stacks.sources import Source, listed, read
+from ..stacks.sources import Sources, read_all
+from ..stacks.stack import stack
+from .draw import draw
+from .grid import grid
 
 
 def preview(
     pipe: DiffusionPipeline,
-    erasures: Source | Sequence[Source],
+    erasures: Sources,
     prompts: str | Sequence[str],
     *,
     scales: float | Sequence[float] = (0.0, 1.0),
@@ -27,45 +28,49 @@ def preview(
     side: int = 256,
     **options: Any,
 ) -> Image.Image:
-    """A grid of pictures: a row for each prompt and seed, a column for each scale.
+    """A grid of images: a row for each prompt and seed, a column for each scale.
 
     Args:
-        pipe: The pipeline; adapters on it stay as they are, and active.
-        erasures: What to look at, one or several together: each an `Erasure`, or where one is saved. What is on the
-            pipeline already is not loaded again.
-        prompts: What to draw, one or several.
-        scales: One or several; 0 is without the erasure, 1 as trained.
-        seeds: Of the noise, one or several; the same in every column.
-        side: Pixels of a picture's side in the grid.
+        pipe: The pipeline; its adapters stay active, and as they are.
+        erasures: One source, a list of sources (scale 1), or a mapping of sources to scales. A source is an `Erasure`,
+            its folder or file, its Hub id (`user/name` or `user/name@revision`), or a recipe. An erasure that is on the
+            pipeline already, under its own name, is not loaded again.
+        prompts: One prompt or several.
+        scales: One scale or several, a column for each; they multiply the scales of `erasures`. 0 is the pipeline
+            without the erasures, 1 is the erasures as given.
+        seeds: One seed of the noise or several; the same in every column.
+        side: Width and height of an image in the grid, in pixels.
         options: Further arguments of the pipeline's call, such as `num_inference_steps`.
 
     Raises:
         TypeError: If a scale or a seed is not a number.
-        ValueError: If there is nothing to draw, a scale is not finite, or an erasure does not fit the pipeline.
+        ValueError: If there is nothing to draw, a scale is not finite, an erasure does not fit the pipeline, or two
+            erasures have the same name.
+        FileNotFoundError: If there is no erasure at a path or Hub id.
 
     Warns:
         UserWarning: If an erasure was trained on another model of the same architecture, or a scale is negative.
     """
-    sources = listed(erasures)
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    checked: list[float] = []
-    for scale in _several(scales):
-        checked.append(check_scale("scales", scale))
+    columns = [check_scale("scales", scale) for scale in _several(scales)]
     numbers = [_seed(seed) for seed in _several(seeds)]
-    if not sources or not prompts or not checked or not numbers:
-        raise ValueError("Give one or more erasures, prompts, scales and seeds.")
-    chosen = [read(source) for source in sources]
-    call: Any = pipe
+    for name, values in (("prompts", prompts), ("scales", columns), ("seeds", numbers)):
+        if not values:
+            raise ValueError(f"`{name}` is empty; give at least one.")
+    parts = read_all(erasures)
     _, denoiser = find_denoiser(pipe)
-    cells = [(prompt, seed) for prompt in prompts for seed in numbers]
-    rows: list[tuple[str, list[Image.Image]]] = [(f"{prompt}\nseed {seed}", []) for prompt, seed in cells]
+    drawn: list[list[list[Image.Image]]] = []
     with adapter.as_found(denoiser):
-        stack(pipe, dict.fromkeys(chosen, 0.0))
-        for scale in checked:
-            adapter.activate(denoiser, {erasure.name: scale for erasure in chosen})
-            for (_, pictures), (prompt, seed) in zip(rows, cells, strict=True):
-                pictures.append(call(prompt, generator=torch.Generator("cpu").manual_seed(seed), **options).images[0])
-    return grid(rows, [f"scale {scale:g}" if scale else "base" for scale in checked], side)
+        stack(pipe, [erasure for erasure, _ in parts])
+        for column in columns:
+            adapter.activate(denoiser, {erasure.name: column * scale for erasure, scale in parts})
+            drawn.append(draw(pipe, prompts, numbers, **options))
+    rows = [
+        (f"{prompt}\nseed {seed}", [images[i][j] for images in drawn])
+        for i, prompt in enumerate(prompts)
+        for j, seed in enumerate(numbers)
+    ]
+    return grid(rows, [f"scale {column:g}" if column else "base" for column in columns], side)
 
 
 def _several(numbers: Any) -> list[Any]:
@@ -76,28 +81,3 @@ def _seed(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"`seeds` must be whole numbers, got {value!r} of type {type(value).__name__}.")
     return int(value)
-
-
-def grid(rows: Sequence[tuple[str, Sequence[Image.Image]]], columns: Sequence[str], side: int) -> Image.Image:
-    """Pictures with labels.
-
-    Args:
-        rows: Label and pictures of each row.
-        columns: Labels of the columns.
-        side: Pixels of a picture's side; others are resized.
-    """
-    font, gap = ImageFont.load_default(14), 6
-    pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    left = 16 + max(round(pen.multiline_textbbox((0, 0), label, font)[2]) for label, _ in rows)
-    top = 12 + max(round(pen.multiline_textbbox((0, 0), label, font)[3]) for label in columns)
-    image = Image.new("RGB", (left + len(columns) * (side + gap), top + len(rows) * (side + gap)), "white")
-    pen = ImageDraw.Draw(image)
-    for column, label in enumerate(columns):
-        pen.multiline_text((left + column * (side + gap) + 4, 4), label, "black", font)
-    for row, (label, pictures) in enumerate(rows):
-        y = top + row * (side + gap)
-        pen.multiline_text((8, y + side // 2 - 8 * (1 + label.count("\n"))), label, "black", font)
-        for column, picture in enumerate(pictures):
-            tile = picture.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
-            image.paste(tile, (left + column * (side + gap), y))
-    return image

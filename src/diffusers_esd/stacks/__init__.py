@@ -1,1 +1,1 @@
-"""Several erasures on one pipeline: active together, merged into one, or in the weights."""
+"""Several erasures on one pipeline: named, active together, merged into one, or baked into the weights."""

@@ -1,21 +1,26 @@
-"""Where an erasure is read from, and whether it belongs to a pipeline."""
+"""Sources: what may name an erasure, how it is read, and whether it fits a pipeline."""
 
 from __future__ import annotations
 
 import os
-import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ..base_model import fingerprint, model_name, same_weights
+from ..checks import warn_user
 from ..denoiser import find_denoiser
 from ..erasure import Erasure
 from ..families import FAMILIES
 from ..portable import check_fit
 from ..provenance import Provenance
+from .recipe import with_scales
 
 Source = Erasure | str | os.PathLike[str]
 """An erasure, the folder or file of one, or the id of its repository."""
+
+Sources = Source | Sequence[Source] | Mapping[Any, float]
+"""One source, several, or several with scales."""
 
 
 def read(source: Source) -> Erasure:
@@ -23,44 +28,61 @@ def read(source: Source) -> Erasure:
     return source if isinstance(source, Erasure) else Erasure.from_pretrained(source)
 
 
-def listed(sources: Any) -> list[Source]:
-    """Several, where one alone would be taken for its letters."""
-    return [sources] if isinstance(sources, Erasure | str | os.PathLike) else list(sources)
+def read_all(erasures: Sources) -> list[tuple[Erasure, float]]:
+    """The erasures of all sources, and their scales."""
+    return [part for source, scale in with_scales(erasures) for part in read_parts(source, scale)]
+
+
+def read_parts(source: Source, scale: float) -> list[tuple[Erasure, float]]:
+    """The erasures that one source stands for, and their scales.
+
+    Args:
+        source: The source.
+        scale: Its scale.
+    """
+    return [(read(source), scale)]
 
 
 def check_base(erasure: Erasure, pipe: Any) -> None:
-    """Refuse what does not fit a pipeline, and warn where it fits but was trained on another model.
+    """Refuse an erasure that does not fit a pipeline; warn if it fits but was trained on another model.
 
     Raises:
         ValueError: If the pipeline is of another family, or its denoiser has other layers.
 
     Warns:
-        UserWarning: If the pipeline's base weights are not those it was trained on.
+        UserWarning: If the pipeline's base weights are not those that the erasure was trained on.
     """
     component, denoiser = find_denoiser(pipe)
     trained = erasure.provenance
     family = next((family.__name__ for family in FAMILIES if family.handles(pipe)), trained.family)
     if (trained.family, trained.component) != (family, component):
         raise ValueError(
-            f"{erasure.name} was trained on a pipeline of {trained.family}, and this one is of {family}; train it here."
+            f"{erasure.name} was trained on a pipeline of the family {trained.family}, and this pipeline is of the "
+            f"family {family}. Train it on this model."
         )
     check_fit(denoiser, component, dict(erasure.weights))
     here = replace(trained, base_model=model_name(pipe), base_fingerprint=fingerprint(denoiser))
-    if not is_same_base(trained, here):
-        warnings.warn(
-            f"{erasure.name} was trained on {trained.base_model}, and this pipeline is {name_beside(here, trained)}. "
-            "Where one is a fine-tune of the other an erasure mostly holds; look at pictures.",
-            stacklevel=3,
+    warn_of_bases(erasure.name, trained, "this pipeline is", here)
+
+
+def warn_of_bases(name: str, trained: Provenance, subject: str, other: Provenance) -> None:
+    """Warn if an erasure was trained on another model than the one it meets.
+
+    The fingerprints of the base weights decide where both are known, and the names of the models otherwise.
+
+    Args:
+        name: Name of the erasure.
+        trained: What it was trained on.
+        subject: What it meets, with a verb, such as `"this pipeline is"`.
+        other: The model of that.
+    """
+    if trained.base_fingerprint and other.base_fingerprint:
+        is_same = same_weights(trained.base_fingerprint, other.base_fingerprint)
+    else:
+        is_same = not trained.base_model or not other.base_model or trained.base_model == other.base_model
+    if not is_same:
+        model = other.base_model + (", with other weights" if other.base_model == trained.base_model else "")
+        warn_user(
+            f"{name} was trained on {trained.base_model}, and {subject} {model}. If one is a fine-tune of the other, "
+            "an erasure mostly carries over; compare the images."
         )
-
-
-def is_same_base(one: Provenance, other: Provenance) -> bool:
-    """Whether two have the same base weights: by their fingerprints where both are known, else by the model's name."""
-    if one.base_fingerprint and other.base_fingerprint:
-        return same_weights(one.base_fingerprint, other.base_fingerprint)
-    return not one.base_model or not other.base_model or one.base_model == other.base_model
-
-
-def name_beside(one: Provenance, other: Provenance) -> str:
-    """Name of a model, told apart from another of the same name."""
-    return one.base_model + (", with other weights" if one.base_model == other.base_model else "")

@@ -1,0 +1,30 @@
+"""`draw`: images of a pipeline. The only file that calls a pipeline for images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+
+
+def draw(pipe: Any, prompts: Sequence[str], seeds: Sequence[int], **options: Any) -> list[list[Image.Image]]:
+    """Images of every prompt with every seed, one call of the pipeline for each.
+
+    An image depends on its own prompt and seed only, not on the other images and not on the device: the noise comes
+    from a CPU generator of its own. The global random generators are not used.
+
+    Args:
+        pipe: The pipeline, as it is.
+        prompts: The prompts.
+        seeds: Seeds of the noise.
+        options: Further arguments of the pipeline's call, such as `num_inference_steps`.
+
+    Returns:
+        A list of images for each prompt, in the order of the seeds.
+    """
+    return [
+        [pipe(prompt, generator=torch.Generator("cpu").manual_seed(seed), **options).images[0] for seed in seeds]
+        for prompt in prompts
+    ]
