@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .run import RunConfig
     from .stacks.bake import bake
     from .stacks.merge import merge
+    from .stacks.recipe import Recipe
     from .stacks.stack import stack
     from .training.plan import Plan
     from .training.progress import Progress
@@ -23,12 +24,6 @@ if TYPE_CHECKING:
 
 _HOME = {
     "ESDConfig": "config",
-    "bake": "stacks.bake",
-    "export": "exchange",
-    "import_erasure": "exchange",
-    "merge": "stacks.merge",
-    "preview": "pictures.preview",
-    "stack": "stacks.stack",
     "ESDTrainer": "training.trainer",
     "Erasure": "erasure",
     "Family": "families",
@@ -36,8 +31,15 @@ _HOME = {
     "Plan": "training.plan",
     "Progress": "training.progress",
     "Provenance": "provenance",
+    "Recipe": "stacks.recipe",
     "RunConfig": "run",
+    "bake": "stacks.bake",
     "esd_target": "objective",
+    "export": "exchange",
+    "import_erasure": "exchange",
+    "merge": "stacks.merge",
+    "preview": "pictures.preview",
+    "stack": "stacks.stack",
 }
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "Plan",
     "Progress",
     "Provenance",
+    "Recipe",
     "RunConfig",
     "bake",
     "esd_target",

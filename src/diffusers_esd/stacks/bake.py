@@ -14,8 +14,9 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from .. import adapter, hub
+from .. import adapter
 from ..base_model import model_name
+from ..card import baked_card
 from ..denoiser import Denoiser, check_denoiser, find_denoiser, has_hooks, tuner_layers
 from ..erasure import Erasure
 from ..files import whole
@@ -70,7 +71,8 @@ def bake(
     ]
     baked.register_to_config(_erased=erased)
     if save_to is not None:
-        _save(baked, Path(save_to), hub.baked_card(model_name(pipe), erased))
+        rows = [(part["concepts"], part["name"], part["scale"]) for part in erased]
+        _save(baked, Path(save_to), baked_card(model_name(pipe), rows))
     return baked
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from .. import hub
 from ..base_model import fingerprint, model_name, same_weights
 from ..checks import warn_user
 from ..denoiser import find_denoiser
@@ -14,22 +16,65 @@ from ..erasure import Erasure
 from ..families import FAMILIES
 from ..portable import check_fit
 from ..provenance import Provenance
-from .recipe import with_scales
+from .entry import NAMES
+from .recipe import Recipe, read_recipe
+from .scales import with_scales
 
-Source = Erasure | str | os.PathLike[str]
-"""An erasure, the folder or file of one, or the id of its repository."""
+Source = Erasure | Recipe | str | os.PathLike[str]
+"""An erasure or a recipe, its folder or file, or its Hub id: `user/name` or `user/name@revision`."""
 
 Sources = Source | Sequence[Source] | Mapping[Any, float]
 """One source, several, or several with scales."""
 
 
+def load(source: Source) -> Erasure | Recipe:
+    """What a source names, read from where it is saved if need be.
+
+    A repository is asked for the weights first, and for `stack.json` if it has none: nothing else is downloaded.
+
+    Raises:
+        TypeError: If it is not a source.
+        FileNotFoundError: If there is no erasure and no recipe.
+        ValueError: If the file is damaged, or not an erasure or a recipe.
+    """
+    if isinstance(source, Erasure | Recipe):
+        return source
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(f"An erasure must be an Erasure, a Recipe, a path or a Hub id, got {source!r}.")
+    file = hub.locate(source, NAMES)
+    if file.suffix == ".json":
+        return read_recipe(file, is_local=Path(source).exists())
+    return Erasure.from_pretrained(file)
+
+
 def read(source: Source) -> Erasure:
-    """The erasure, read from where it is saved if need be."""
-    return source if isinstance(source, Erasure) else Erasure.from_pretrained(source)
+    """One erasure, read from where it is saved if need be.
+
+    Raises:
+        TypeError: If it is not a source.
+        FileNotFoundError: If there is no such erasure.
+        ValueError: If the file is damaged or not an erasure, or if it is a recipe.
+    """
+    loaded = load(source)
+    if isinstance(loaded, Recipe):
+        raise ValueError("One erasure is needed, got a recipe. Make one of it with merge(recipe).")
+    return loaded
 
 
 def read_all(erasures: Sources) -> list[tuple[Erasure, float]]:
-    """The erasures of all sources, and their scales."""
+    """The erasures of all sources, and their scales.
+
+    Args:
+        erasures: One source, a list of sources (scale 1), or a mapping of sources to scales.
+
+    Raises:
+        TypeError: If a scale is not a number.
+        ValueError: If there is no source, a scale is not finite, or a file is damaged.
+        FileNotFoundError: If there is no erasure at a path or Hub id.
+
+    Warns:
+        UserWarning: If a scale is negative.
+    """
     return [part for source, scale in with_scales(erasures) for part in read_parts(source, scale)]
 
 
@@ -37,10 +82,13 @@ def read_parts(source: Source, scale: float) -> list[tuple[Erasure, float]]:
     """The erasures that one source stands for, and their scales.
 
     Args:
-        source: The source.
-        scale: Its scale.
+        source: The source. A recipe stands for its erasures.
+        scale: Its scale, which multiplies those of a recipe.
     """
-    return [(read(source), scale)]
+    loaded = load(source)
+    if isinstance(loaded, Recipe):
+        return [(entry.read(), scale * entry.scale) for entry in loaded.entries]
+    return [(loaded, scale)]
 
 
 def check_base(erasure: Erasure, pipe: Any) -> None:

@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 from .. import adapter
 from ..denoiser import Denoiser, adapter_names, check_denoiser, check_name, find_denoiser
 from ..erasure import Erasure
-from .recipe import with_scales
+from .scales import with_scales
 from .sources import Sources, check_base, read_parts
 
 
