@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from diffusers_esd import Erasure, ESDConfig
-from diffusers_esd.denoiser import base_layers, fingerprint, model_name
+from diffusers_esd.base_model import fingerprint, model_name
+from diffusers_esd.denoiser import base_layers
 from diffusers_esd.families import family_for
-from diffusers_esd.groups import exactly
-from diffusers_esd.provenance import Provenance, default_name
+from diffusers_esd.groups import names_pattern
+from diffusers_esd.names import default_name
+from diffusers_esd.provenance import Provenance
 
 GROUPS: dict[str, Callable[[str], bool]] = {
     "esd-x": lambda name: ".attn2." in name or ".add_" in name,
@@ -32,7 +34,7 @@ def made(pipe: Any, concept: str = "a cat", *, group: str = "esd-u", rank: int =
         base_fingerprint=fingerprint(family.denoiser),
         family=type(family).__name__,
         component=family.component,
-        pattern=exactly(names),
+        pattern=names_pattern(names),
         layers=len(names),
         versions={"torch": "2"},
         iterations=8,
@@ -59,5 +61,5 @@ def _weights(family: Any, names: Any, rank: int, seed: int) -> dict[str, Tensor]
 
 
 def with_provenance(erasure: Erasure, **changes: Any) -> Erasure:
-    """The erasure with other facts."""
+    """The erasure with other values in its provenance."""
     return Erasure(erasure.name, erasure.weights, erasure.config, replace(erasure.provenance, **changes))

@@ -6,6 +6,7 @@ scale is part of B, so that all versions of diffusers load the same adapter.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import get_args
 
@@ -37,9 +38,20 @@ def from_portable(weights: Mapping[str, Tensor], component: str) -> dict[str, tu
     """A and B by layer, of weights by portable key."""
     prefix, suffix = f"{component}.", ".lora_A.weight"
     names = [key.removeprefix(prefix).removesuffix(suffix) for key in weights if key.endswith(suffix)]
-    return {
-        name: (weights[f"{prefix}{name}{suffix}"], weights[f"{prefix}{name}.lora_B.weight"]) for name in names
-    }
+    return {name: (weights[f"{prefix}{name}{suffix}"], weights[f"{prefix}{name}.lora_B.weight"]) for name in names}
+
+
+def lora_metadata(component: str, pattern: str, rank: int) -> str:
+    """What diffusers reads from the file's header to attach the adapter: rank, scale and layers, as JSON.
+
+    Args:
+        component: Name of the denoiser in the pipeline, `"unet"` or `"transformer"`.
+        pattern: Regular expression that matches the names of the layers.
+        rank: Rank in every layer.
+    """
+    # Older loaders need both patterns, and fail on any key that their PEFT does not know.
+    lora = {"r": rank, "lora_alpha": rank, "target_modules": pattern, "rank_pattern": {}, "alpha_pattern": {}}
+    return json.dumps({f"{component}.{key}": value for key, value in lora.items()}, sort_keys=True)
 
 
 def check_portable(weights: Mapping[str, Tensor], component: str, rank: int) -> None:

@@ -175,7 +175,7 @@ def _scaled(texts: Sequence[str]) -> dict[Any, float]:
 
 def _erase(options: argparse.Namespace) -> None:
     config, run = ESDConfig(**_given(options, ESDConfig)), RunConfig(**_given(options, RunConfig))
-    from ..erasure import check_folder
+    from ..storage import check_folder
     from ..training.trainer import ESDTrainer
 
     check_folder(options.output)
@@ -256,6 +256,7 @@ def _info(options: argparse.Namespace) -> None:
     from .. import hub
     from ..files import HEADER_KEY, WEIGHTS_NAME, read_header
     from ..provenance import read_record
+    from ..summary import curve
 
     file = hub.locate(options.erasure, WEIGHTS_NAME, token=None, revision=None)
     header = read_header(file)
@@ -264,7 +265,7 @@ def _info(options: argparse.Namespace) -> None:
     try:
         record = json.loads(header[HEADER_KEY])
         name, config, provenance = read_record(record)
-        history = hub.curve([aligned for _, aligned in provenance.history])
+        history = curve([aligned for _, aligned in provenance.history])
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"{file} is damaged or of a newer version ({error}); fetch it again.") from error
     lines = {

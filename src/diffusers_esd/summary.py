@@ -1,0 +1,89 @@
+"""What there is to say about an erasure, in rows: the table of its card and of its display in a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from .config import ESDConfig
+from .provenance import Provenance
+
+_PRESERVED = {"prompts": "prompts", "moments": "of them for the null space", "loss": "of them in the loss"}
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+def summarise(config: ESDConfig | None, provenance: Provenance, rank: int) -> dict[str, str]:
+    """Text by the name of its row. A row is left out if the erasure has nothing to put there.
+
+    Args:
+        config: The configuration it was trained with; `None` for a merged or imported one.
+        provenance: Where it comes from and how its training went.
+        rank: Rank in every layer.
+    """
+    rows = {"concept": ", ".join(provenance.concepts), "base model": provenance.base_model}
+    if config is not None:
+        rows["group"] = _group(config)
+    rows["layers"] = f"{provenance.layers}, rank {rank}"
+    if provenance.left_out:
+        rows["layers left out"] = "; ".join(f"{len(names)}: {reason}" for reason, names in provenance.left_out.items())
+    if config is not None:
+        rows |= _training(config, provenance)
+    if provenance.origin == "merged":
+        rows["merged from"] = ", ".join(f"{part} x {scale:g}" for part, scale in provenance.parts)
+    if provenance.origin == "imported":
+        rows["imported from"] = ", ".join(part for part, _ in provenance.parts)
+    if provenance.rank_error:
+        rows["error of the lower rank"] = f"{provenance.rank_error:.1%}"
+    return rows
+
+
+def curve(values: Sequence[float], width: int = 32) -> str:
+    """Numbers over time as a line of bars.
+
+    Args:
+        values: The numbers.
+        width: Most bars; each is the mean of its part of the numbers.
+    """
+    if not values:
+        return ""
+    width = min(width, len(values))
+    edges = [round(i * len(values) / width) for i in range(width + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
+    low, high = min(means), max(means)
+    return "".join(_BARS[round((m - low) / ((high - low) or 1) * (len(_BARS) - 1))] for m in means)
+
+
+def _group(config: ESDConfig) -> str:
+    if config.group != "esd-x":
+        return config.group
+    # A null space leaves out the queries and outputs, but only if there is something to preserve.
+    is_confined = config.null_space and len(config.preserve) > 0
+    return "esd-x: the cross-attentions' " + ("keys and values" if is_confined else "queries, keys, values, outputs")
+
+
+def _training(config: ESDConfig, provenance: Provenance) -> dict[str, str]:
+    kept = "the text encoder's vocabulary" if config.preserve == "vocabulary" else ", ".join(config.preserve)
+    numbers = ", ".join(
+        f"{provenance.preserved[key]} {words}" for key, words in _PRESERVED.items() if provenance.preserved.get(key)
+    )
+    rows = {
+        "negative guidance": f"eta = {config.eta:g}",
+        "preserved": (kept or "nothing") + (f" ({numbers})" if numbers else ""),
+        "training": f"{provenance.iterations} iterations of {config.batch_size}, {provenance.seconds:.0f} s, "
+        f"learning rate {config.learning_rate:g}" + ("" if provenance.complete else "; interrupted"),
+    }
+    if provenance.active:
+        rows["trained on top of"] = ", ".join(f"{name} x {scale:g}" for name, scale in provenance.active.items())
+    if provenance.beside:
+        rows["switched off while training"] = ", ".join(provenance.beside)
+    if provenance.alignment is not None:
+        rows["alignment"] = _alignment(provenance.alignment, config.eta, provenance.alignments)
+        rows["alignment over training"] = curve([alignment for _, alignment in provenance.history])
+    return rows
+
+
+def _alignment(alignment: float, eta: float, alignments: dict[str, float | None]) -> str:
+    """The alignment with the ends of its scale; if there are several concepts, also that of each."""
+    text = f"{alignment:.2f} (1: intact, 0: as without the concept's words, {-eta:g}: target)"
+    each = [f"{concept} {value:.2f}" for concept, value in alignments.items() if value is not None]
+    return text + (f"; {', '.join(each)}" if len(alignments) > 1 else "")
