@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import hub
 from ..checks import check_scale
-from ..erasure import Erasure
 from ..files import WEIGHTS_NAME
 from ..json_values import number, optional, text
+
+if TYPE_CHECKING:
+    from ..erasure import Erasure
 
 STACK_NAME = "stack.json"
 NAMES = (WEIGHTS_NAME, STACK_NAME)
@@ -62,6 +64,9 @@ class RecipeEntry:
             FileNotFoundError: If there is no such erasure.
             ValueError: If it is damaged, or the source is itself a recipe.
         """
+        # Here, so that a recipe can be shown without PyTorch.
+        from ..erasure import Erasure
+
         if self.is_local:
             return Erasure.from_pretrained(self.check_path())
         # Not through Erasure.from_pretrained alone: a local folder of the same name is not meant.

@@ -19,7 +19,6 @@ from typing import Any
 
 from .. import hub
 from ..card import recipe_card
-from ..erasure import Erasure
 from ..files import WEIGHTS_NAME, write_text
 from .entry import STACK_NAME, RecipeEntry
 from .scales import with_scales
@@ -61,13 +60,13 @@ class Recipe:
         """
         entries = []
         for source, scale in with_scales(erasures):
-            if isinstance(source, Erasure):
+            if isinstance(source, Recipe):
+                raise ValueError("A recipe cannot contain another recipe; give the erasures of that recipe.")
+            if not isinstance(source, str | os.PathLike):
                 raise TypeError(
-                    f"A recipe names saved erasures, got {source.name!r} in memory. Save it with "
+                    f"A recipe names saved erasures, got an {type(source).__name__} in memory. Save it with "
                     "erasure.save_pretrained(folder) and give the folder."
                 )
-            if isinstance(source, Recipe):
-                raise ValueError("A recipe cannot contain another recipe; give its erasures.")
             entry = RecipeEntry.of(os.fspath(source), scale, folder=Path.cwd())
             if entry.is_local:
                 entry.check_path()

@@ -1,0 +1,38 @@
+"""The command that trains: `erase`. Its options are the fields of `ESDConfig` and `RunConfig`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ..config import ESDConfig
+from ..run import RunConfig
+from .options import add_command, add_fields, add_model, given_fields, load_pipeline
+
+
+def add_commands(commands: Any) -> None:
+    """Add the command."""
+    erase = add_command(commands, "erase", _erase, "train an erasure", output="folder for the erasure")
+    add_model(erase)
+    erase.add_argument("concept", nargs="+", help="words of the concept, or several concepts to erase together")
+    erase.add_argument("--name", help="name of the adapter")
+    erase.add_argument("--dry-run", action="store_true", help="print what would be trained and its cost, then stop")
+    add_fields(erase.add_argument_group("what is learned, the fields of ESDConfig"), ESDConfig)
+    add_fields(erase.add_argument_group("how it runs, the fields of RunConfig"), RunConfig)
+
+
+def _erase(options: argparse.Namespace) -> None:
+    config, run = ESDConfig(**given_fields(options, ESDConfig)), RunConfig(**given_fields(options, RunConfig))
+    from ..storage import check_folder
+    from ..training.trainer import ESDTrainer
+
+    check_folder(options.output)
+    pipe = load_pipeline(options)
+    trainer = ESDTrainer(pipe, config, run=run)
+    if options.dry_run:
+        print(trainer.erase(options.concept, name=options.name, dry_run=True))
+        return
+    erasure = trainer.erase(options.concept, name=options.name)
+    print(erasure.save_pretrained(options.output))
+    if not erasure.provenance.complete:
+        raise KeyboardInterrupt
