@@ -1,13 +1,13 @@
-"""The names that kohya's tools give to a U-Net's layers, out and in.
+"""Kohya's names of a U-Net's layers, written and read.
 
-`lora_unet_<layer with _>.lora_down.weight | lora_up.weight | alpha` is what ComfyUI, Forge and A1111 read, and what
-LECO, sd-scripts and SPM write. The layer is called as in diffusers (`down_blocks_0_attentions_0_...`) or as in
-Stability's own code, "sgm" (`input_blocks_1_1_...`), which counts the blocks through:
+`lora_unet_<layer with _>.lora_down.weight | lora_up.weight | alpha` is read by ComfyUI, Forge and A1111, and written by
+LECO, sd-scripts and SPM. The layer is called as in diffusers (`down_blocks_0_attentions_0_...`), or as in Stability's
+own code, "sgm" (`input_blocks_1_1_...`), which numbers all blocks in one sequence:
 
     input_blocks.0.0     conv_in
-    input_blocks.k.0, 1  resnet and attention k of all down blocks, a downsampler counting as one
+    input_blocks.k.0, 1  resnet and attention k of all down blocks; a downsampler counts as one
     middle_block.0, 1, 2 resnet, attention, resnet
-    output_blocks.k.0, 1 resnet and attention k of all up blocks, an upsampler being the last entry of the k before it
+    output_blocks.k.0, 1 resnet and attention k of all up blocks; an upsampler is the last entry of the k before it
 """
 
 from __future__ import annotations
@@ -42,7 +42,11 @@ _IN_MIDDLE = re.compile(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)")
 
 
 def to_kohya(layers: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-    """A U-Net's A and B by layer, in kohya's names; `alpha` is the rank, a scale of 1."""
+    """A and B of a U-Net's layers with kohya's names; `alpha` is the rank, which means a scale of 1.
+
+    Args:
+        layers: A, (r, d, ...), and B, (out, r, ...), by layer.
+    """
     import torch
 
     weights: dict[str, Tensor] = {}
@@ -57,18 +61,20 @@ def to_kohya(layers: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
 def from_kohya(
     weights: Mapping[str, Tensor], layers: Iterable[str]
 ) -> tuple[dict[str, tuple[Tensor, Tensor]], list[str]]:
-    """A and B by layer, with alpha in B, and the keys that belong to none of the layers.
+    """A and B by layer, with alpha multiplied into B, and the keys that do not belong to any of the layers.
 
     Args:
-        weights: Tensors by key, in kohya's names of either kind.
+        weights: Tensors by key, with kohya's names of either kind.
         layers: Names of the U-Net's layers.
 
     Raises:
-        ValueError: If there is more than a plain LoRA (DoRA, Tucker decomposition).
+        ValueError: If the file contains more than a plain LoRA (DoRA, Tucker decomposition).
     """
     unreadable = [key for key in weights if key.endswith((".dora_scale", ".lora_mid.weight"))]
     if unreadable:
-        raise ValueError(f"{unreadable[0]!r} belongs to a DoRA or a Tucker decomposition; only plain LoRA can be read.")
+        raise ValueError(
+            f"{unreadable[0]!r} belongs to a DoRA or a Tucker decomposition; only a plain LoRA can be read."
+        )
     layers = list(layers)
     layer_of = {_kohya_name(name): layer for layer, name in sgm_names(layers).items()}
     layer_of |= {_kohya_name(layer): layer for layer in layers}
@@ -85,10 +91,10 @@ def from_kohya(
 
 
 def sgm_names(layers: Iterable[str]) -> dict[str, str]:
-    """Names in Stability's own code by diffusers' names, of the layers that both have.
+    """The names in Stability's own code by diffusers' names, for the layers that both have.
 
     Args:
-        layers: Names of all of a U-Net's layers: the blocks are counted in them.
+        layers: Names of all layers of a U-Net, because the blocks are counted.
     """
     layers = list(layers)
     parsed = {layer: match.groups() for layer in layers if (match := _IN_BLOCK.fullmatch(layer))}
@@ -111,7 +117,7 @@ def sgm_names(layers: Iterable[str]) -> dict[str, str]:
 
 
 def _firsts(side: str, entries: Sequence[Sequence[str]]) -> list[int]:
-    """The number of each block's first resnet where all are counted through, and the one after the last block.
+    """The number of each block's first resnet if all are numbered in one sequence, and the number after the last block.
 
     Args:
         side: `"down"` or `"up"`.
