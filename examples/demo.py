@@ -1,4 +1,4 @@
-"""Erase an object and a style from emoji_sd, save both, load both elsewhere, stack them, and look.
+"""Erase an object and a style from emoji_sd, save both, load both into a new pipeline, stack them, generate images.
 
 Writes `demo-output/`: the two erasures, `demo.png` (rows: base, without cat, without mono, both) and `demo.md` (the
 table of rates). Run as `make demo`, or `python examples/demo.py`.
@@ -25,19 +25,19 @@ PROMPTS = (
     "a pizza in fluent style", "an apple in emojione style", "a rocket in mono style", "a tulip in noto style",
     "a guitar in twemoji style", "a house in mono style", "art in mono style",
 )  # fmt: skip
-# Two styles of every object, and more of the concept, of which two pictures would say little.
+# Two styles of every object, and more images of the concept: two would be too few for a rate.
 PAIRS = (*some_pairs(2), *[("cat", style) for style in ("twemoji", "noto", "fluent", "mono", "emojione")] * 3)
 ROWS = {"base": [], "without cat": ["no-a-cat"], "without mono": ["no-mono"], "both": ["no-a-cat", "no-mono"]}
 
 
 def tiles(pictures: torch.Tensor) -> list[Image.Image]:
-    """Pictures (N, 3, H, W) from -1 to 1."""
+    """Images (N, 3, H, W) from -1 to 1."""
     values = ((pictures.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
     return [Image.fromarray(picture) for picture in values]
 
 
 def main() -> None:
-    """The demo, start to end."""
+    """The demo, from start to end."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("demo-output"))
     output = parser.parse_args().output

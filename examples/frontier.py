@@ -1,8 +1,8 @@
-"""Erased against kept: every recipe on the same model, the same objects and the same seeds, one to sixteen stacked.
+"""Erased against kept: every method on the same model, the same objects and the same seeds, one to sixteen stacked.
 
-Run as `make frontier`, or `python examples/frontier.py`. Each erasure is trained by itself, with no knowledge of the
-others; the first 2, 4, 8 and 16 are then made active together. Erasures and rates are kept in the output folder as
-they come, and a run that was interrupted goes on from there. Writes `frontier.md` and `frontier.png`.
+Run as `make frontier`, or `python examples/frontier.py`. Each erasure is trained alone, on the base model. Then the
+first 2, 4, 8 and 16 are active together. Erasures and rates are saved in the output folder at once, and an interrupted
+run continues from there. Writes `frontier.md` and `frontier.png`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from emoji_sd import OBJECTS, STYLES, Judge, load, phrase, plain, rates, settings, some_pairs
 
-from diffusers_esd import Erasure, ESDTrainer, Limits, vocabulary
-from diffusers_esd.training.encoding import Encoded
+from diffusers_esd import Erasure, ESDTrainer, Limits
 from diffusers_esd.families import family_for
+from diffusers_esd.training import vocabulary
+from diffusers_esd.training.encoding import Encoded
 
 WORDS = (
     "dog", "pizza", "rocket", "guitar", "church", "frog", "apple", "bus",
@@ -37,10 +38,10 @@ SIZES = (2, 4, 8, 16)
 
 
 class Applicable(Protocol):
-    """What changes a pipeline."""
+    """Anything that changes a pipeline."""
 
     def apply(self, pipe: StableDiffusionPipeline) -> None:
-        """Change it, beside what has changed it before."""
+        """Change it; earlier changes stay."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class ClosedForm:
 
     @classmethod
     def of(cls, word: str, weight: float = 1.0) -> ClosedForm:
-        """The edit that erases an object; sums are means here, and `weight` is of the preserved vocabulary's."""
+        """The edit that erases an object. Sums are means here; `weight` is the weight of the preserved vocabulary."""
         family = family_for(load())
         encoded, concept = Encoded(family), [phrase(word)]
 
@@ -80,7 +81,7 @@ class ClosedForm:
 
 
 def trained(fields: dict[str, Any], folder: Path, word: str, limits: Limits | None = None) -> Erasure:
-    """An erasure from the folder, or trained and put there."""
+    """The erasure in the folder; it is trained and saved there if it is missing."""
     if not (folder / word / "erasure.json").is_file():
         pipe = load()
         pipe.set_progress_bar_config(disable=True)
@@ -89,7 +90,7 @@ def trained(fields: dict[str, Any], folder: Path, word: str, limits: Limits | No
 
 
 def recipes(output: Path) -> dict[str, Callable[[str], Applicable]]:
-    """What erases an object, by the recipe's name."""
+    """Functions that erase an object, by the name of the method."""
     loss = {"null_space": False, "preserve": "vocabulary", "preserve_weight": 20.0, "iterations": 150}
     fields: dict[str, dict[str, Any]] = {
         "ESD-x, default": settings("esd-x"),
@@ -114,7 +115,7 @@ def recipes(output: Path) -> dict[str, Callable[[str], Applicable]]:
 
 @dataclass(frozen=True)
 class Scaled:
-    """An erasure at another strength than it was trained at."""
+    """An erasure at a scale other than 1."""
 
     erasure: Any
     scale: float
@@ -129,7 +130,7 @@ def _scaled(recipe: Callable[[str], Applicable], scale: float, word: str) -> App
 
 
 def judged(judge: Judge, erasures: Sequence[Applicable], words: Sequence[str]) -> dict[str, float]:
-    """Rates with the erasures active: five pictures of each erased object, one of each other."""
+    """Rates with the erasures active: five images of each erased object, one of each other."""
     pipe = load()
     for erasure in erasures:
         erasure.apply(pipe)
@@ -143,7 +144,7 @@ def judged(judge: Judge, erasures: Sequence[Applicable], words: Sequence[str]) -
 
 
 def measure(output: Path, words: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Rates of every recipe: each object alone, then the stacks. Known ones are not measured again."""
+    """Rates of every method: each object alone, then the stacks. Rates in the output folder are not measured again."""
     judge, file = Judge.from_pretrained(), output / "rates.json"
     done: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
 
@@ -178,7 +179,7 @@ def measure(output: Path, words: Sequence[str], names: Sequence[str]) -> dict[st
 
 
 def distances(output: Path, words: Sequence[str], values: Sequence[float]) -> str:
-    """What it does where preserved words end: the default ESD-x with other values of `Limits.near`."""
+    """Rates of the default ESD-x with other values of `Limits.near`, above which a word is not preserved."""
     judge, lines = Judge.from_pretrained(), ["| from | words preserved | erased | others |", "|---" * 4 + "|"]
     for value in values:
         rows, kept = [], 0.0
@@ -211,7 +212,7 @@ def markdown(table: dict[str, dict[str, Any]]) -> str:
 
 
 def plot(table: dict[str, dict[str, Any]], file: Path) -> None:
-    """Left, what is kept by the number stacked; right, erased against kept for one number, a point per recipe."""
+    """Left, what is kept, by the number stacked. Right, erased against kept for one number, with a point per method."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -248,7 +249,7 @@ def plot(table: dict[str, dict[str, Any]], file: Path) -> None:
 
 
 def main() -> None:
-    """All recipes, start to end."""
+    """All methods, from start to end."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("frontier-output"))
     parser.add_argument("--only", nargs="+", metavar="RECIPE", help="names of recipes; all by default")

@@ -45,7 +45,7 @@ class Published:
         family: Name of its family.
         kind: Class of its denoiser.
         config: The denoiser's configuration, as published.
-        inputs: What the denoiser is called with for one picture of the model's own size, as shapes.
+        inputs: Shapes of the denoiser's inputs for one image of the model's own size.
     """
 
     family: str
@@ -168,18 +168,18 @@ def lora_parameters(denoiser: Any, selection: Selection, rank: int = RANK) -> in
 
 @dataclass
 class Saved:
-    """Bytes that autograd keeps for the gradient; parameters, which are there anyway, do not count."""
+    """Bytes that autograd keeps for the gradient, without parameters, which are in memory in any case."""
 
     known: set[int]
     kept: list[Tensor] = field(default_factory=list)
     bytes: int = 0
 
     def count(self, tensor: Tensor) -> Tensor:
-        """Note a tensor's storage, once."""
+        """Count a tensor's storage once."""
         storage = tensor.untyped_storage()
         if storage._cdata not in self.known:
             self.known.add(storage._cdata)
-            self.kept.append(tensor)  # or its number would be given to another
+            self.kept.append(tensor)  # keeps the storage alive, so that its address is not used again
             self.bytes += storage.nbytes()
         return tensor
 
@@ -201,9 +201,9 @@ class _FlashAttention(torch.autograd.Function):
 
 
 def activation_bytes(model: Published, group: Group, *, checkpointing: bool) -> int:
-    """Bytes that one picture's training needs for activations, in half precision with a fused attention.
+    """Bytes that one image's training needs for activations, in half precision with a fused attention.
 
-    With checkpointing: what is kept between blocks, and the largest block's while its gradient is computed.
+    With checkpointing: the activations between blocks, and those of the largest block.
     """
     denoiser = model.build()
     adapter = Adapter(denoiser, "esd", model.selection(denoiser, group), rank=RANK, lora_alpha=RANK, seed=0)
@@ -264,7 +264,7 @@ def memory_table(group: Group = "esd-u") -> str:
 
 
 def measured(name: str, group: Group = "esd-u", device: str = "cpu") -> tuple[int, int]:
-    """Bytes of activations as computed, and as PyTorch has allocated after a forward pass and not freed."""
+    """Bytes of activations: the computed number, and what PyTorch has allocated and not freed after a forward pass."""
     model, dtype = MODELS[name], torch.bfloat16 if device == "cpu" else torch.float16
     denoiser = model.build(device, dtype)
     adapter = Adapter(denoiser, "esd", model.selection(denoiser, group), rank=RANK, lora_alpha=RANK, seed=0)

@@ -2,9 +2,9 @@
 
     from emoji_sd import Judge, load, rates
 
-`load()` gives the pipeline, `Judge` tells objects and styles in pictures, `rates` how often a pipeline draws what
-it is asked for. The scripts that made the weights are `data.py`, `train_autoencoder.py`, `train_diffusion.py` and
-`train_judge.py`; whose artwork it learned from stands in ATTRIBUTION.md.
+`load()` returns the pipeline, `Judge` classifies objects and styles in images, and `rates` says how often a pipeline
+generates what the prompt names. The scripts that made the weights are `data.py`, `train_autoencoder.py`,
+`train_diffusion.py` and `train_judge.py`. ATTRIBUTION.md lists the authors of the artwork it learned from.
 """
 
 from __future__ import annotations

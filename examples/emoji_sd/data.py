@@ -1,8 +1,8 @@
-"""The training pictures: icons of five openly licensed emoji sets, fetched with npm, rendered at 64 px.
+"""The training images: icons of five openly licensed emoji sets, fetched with npm, rendered at 64 px.
 
-Each of the 200 drawings (40 objects x 5 styles) is rendered once at high resolution and laid on a white
-64 px canvas many times, a little smaller, shifted and turned. `python -m emoji_sd.data` makes the file that the
-training scripts read; what is already there is not made again.
+Each of the 200 drawings (40 objects x 5 styles) is rendered once at high resolution, and placed on a white
+64 px canvas many times, a little smaller, shifted and rotated. `python -m emoji_sd.data` makes the file that the
+training scripts read. Files that exist are not made again.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def drawing(word: str, style: str, cache: Path = CACHE) -> Image.Image:
 
 
 def augment(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """The drawing at `SIZE` pixels: 82-96 % of the canvas, shifted by up to 2 pixels, turned by up to 5 degrees."""
+    """The drawing at `SIZE` pixels: 82-96 % of the canvas, shifted by up to 2 pixels, rotated by up to 5 degrees."""
     side = round(_RENDER * rng.uniform(0.82, 0.96))
     shift = rng.uniform(-8, 8, size=2)
     corner = np.round((_RENDER - side) / 2 + shift).astype(int)
@@ -88,10 +88,10 @@ def augment(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
 def make(augmentations: int, seed: int, cache: Path = CACHE) -> dict[str, torch.Tensor]:
     """The data set: `pictures` (N, 3, 64, 64) uint8, `objects` (N,) and `styles` (N,) as indices.
 
-    Read from `cache` when it was made before with the same arguments.
+    Read from `cache` if it was made before with the same arguments.
 
     Args:
-        augmentations: Pictures per drawing, usually 24.
+        augmentations: Images per drawing, usually 24.
         seed: Seed of the augmentations.
         cache: Folder that keeps the packages and the finished file.
     """
@@ -119,7 +119,7 @@ def make(augmentations: int, seed: int, cache: Path = CACHE) -> dict[str, torch.
 
 
 def to_model(pictures: torch.Tensor) -> torch.Tensor:
-    """uint8 pictures as the autoencoder's input, float32 in [-1, 1]."""
+    """uint8 images as the autoencoder's input, float32 in [-1, 1]."""
     return pictures.float().div_(127.5).sub_(1.0)
 
 

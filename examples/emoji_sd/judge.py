@@ -1,7 +1,7 @@
-"""The judge: which object and which style is in a picture.
+"""The judge: which object and which style is in an image.
 
-A small convolutional network with two heads, trained by `train_judge.py` on rendered pictures only; it has never
-seen a generated one.
+A small convolutional network with two heads, trained by `train_judge.py` on rendered emoji only,
+never on generated images.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .vocabulary import OBJECTS, STYLES
 
 
 class Probabilities(NamedTuple):
-    """What the judge sees in N pictures: `objects` (N, 40) and `styles` (N, 5), rows sum to 1."""
+    """Probabilities for N images: `objects` (N, 40) and `styles` (N, 5); rows sum to 1."""
 
     objects: Tensor
     styles: Tensor
@@ -36,18 +36,18 @@ class Judge(nn.Module):
             blocks += [nn.Conv2d(wide, wide, 3, padding=1), nn.GroupNorm(8, wide), nn.SiLU()]
         self.body = nn.Sequential(*blocks)
         self.objects = nn.Linear(widths[-1], len(OBJECTS))
-        # Style is texture: edges, shading, palette. The early layers see it best, the late ones see what carries it.
+        # Style is texture: edges, shading, palette. Early layers represent it best; late layers represent objects.
         self.styles = nn.Sequential(nn.Linear(widths[-1] + widths[2], 64), nn.SiLU(), nn.Linear(64, len(STYLES)))
 
     def logits(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Unnormalised scores of pictures (N, 3, 64, 64) in [-1, 1]."""
+        """Unnormalised scores of images (N, 3, 64, 64) in [-1, 1]."""
         early = self.body[:12](pictures)
         late = self.body[12:](early).mean((2, 3))
         return self.objects(late), self.styles(torch.cat([late, early.mean((2, 3))], dim=1))
 
     @torch.no_grad()
     def forward(self, pictures: Tensor) -> Probabilities:
-        """Probabilities for pictures (N, 3, 64, 64) in [-1, 1]."""
+        """Probabilities for images (N, 3, 64, 64) in [-1, 1]."""
         objects, styles = self.logits(pictures)
         return Probabilities(objects.softmax(1), styles.softmax(1))
 

@@ -19,9 +19,9 @@ def arguments(description: str | None, *, updates: int, batch: int, rate: float)
     """The command line of a training script, with its defaults."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--updates", type=int, default=updates, help="optimiser updates in all")
-    parser.add_argument("--batch", type=int, default=batch, help="pictures per update")
+    parser.add_argument("--batch", type=int, default=batch, help="images per update")
     parser.add_argument("--learning-rate", type=float, default=rate, help="at its highest; cosine to zero")
-    parser.add_argument("--augmentations", type=int, default=24, help="pictures rendered per drawing")
+    parser.add_argument("--augmentations", type=int, default=24, help="images rendered per drawing")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=WEIGHTS, help="folder of the finished weights")
     return parser.parse_args()
@@ -34,9 +34,9 @@ def train(
     options: argparse.Namespace,
     cache: Path = CACHE,
 ) -> None:
-    """Train `model` in place; on return it holds the moving average of its weights.
+    """Train `model` in place; on return its weights are their moving average.
 
-    Every 200 updates the whole state goes to `cache/<name>.ckpt`; a second call goes on from there. Randomness of
+    Every 200 updates the whole state is saved as `cache/<name>.ckpt`; a second call continues from there. Randomness of
     update n derives from `(seed, n)`, so a resumed run equals an uninterrupted one.
 
     Args:

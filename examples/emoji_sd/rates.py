@@ -1,7 +1,7 @@
-"""Rates: how often the judge finds in a picture what its prompt asked for.
+"""Rates: how often the judge recognises in an image what its prompt names.
 
-The one table that the demo, the tests and the benchmarks read: rate of the erased concept, of the other objects, of
-the styles, with the base model beside, on the same prompts and seeds. Chance is 1 in 40 for an object and 1 in 5 for
+The demo, the tests and the benchmarks use these rates: of the erased concept, of the other objects and of the styles.
+The base model is measured on the same prompts and seeds. Chance is 1 in 40 for an object and 1 in 5 for
 a style.
 """
 
@@ -19,10 +19,10 @@ from .judge import Judge, Probabilities
 from .vocabulary import OBJECTS, STYLES, phrase
 
 Pair = tuple[str, str]
-"""An object and a style: one picture."""
+"""An object and a style; one image is generated for each pair."""
 
 ALL_PAIRS: tuple[Pair, ...] = tuple(product(OBJECTS, STYLES))
-# Pictures to judge start from their own seeds, which no training uses and every comparison shares.
+# Judged images have their own seeds. No training uses them, and every comparison uses the same.
 HELD_OUT_SEED = 100_000
 
 
@@ -41,15 +41,15 @@ def draw(
     guidance_scale: float = 4.0,
     batch_size: int = 40,
 ) -> Tensor:
-    """One picture of each prompt, (N, 3, 64, 64) in [-1, 1].
+    """One image of each prompt, (N, 3, 64, 64) in [-1, 1].
 
     Args:
-        pipe: The pipeline as it is, with whatever adapters are active.
+        pipe: The pipeline, with the adapters that are active.
         prompts: N prompts.
-        seed: Picture i starts from seed + i, in any batch.
+        seed: Image i starts from seed + i, in any batch.
         steps: Denoising steps.
         guidance_scale: Classifier-free guidance.
-        batch_size: Pictures at a time.
+        batch_size: Images at a time.
     """
     pictures = []
     pipe.set_progress_bar_config(disable=True)
@@ -73,12 +73,12 @@ def draw(
 
 @dataclass(frozen=True)
 class Rates:
-    """What the judge found.
+    """What the judge recognised.
 
     Attributes:
-        pairs: What was asked for.
-        object_found: Whether the most probable object is the one asked for, (N,).
-        style_found: Whether the most probable style is the one asked for, (N,).
+        pairs: The object and the style that each prompt names.
+        object_found: Whether the most probable object is the one that the prompt names, (N,).
+        style_found: Whether the most probable style is the one that the prompt names, (N,).
     """
 
     pairs: tuple[Pair, ...]
@@ -114,13 +114,13 @@ def rates(
     steps: int = 25,
     guidance_scale: float = 4.0,
 ) -> Rates:
-    """Draw `"a cat in mono style"` for each pair and ask the judge.
+    """Generate `"a cat in mono style"` for each pair, and judge the images.
 
     Args:
         pipe: The pipeline as it is.
         judge: The judge.
-        pairs: Objects and styles; a pair that stands twice is drawn from two seeds.
-        seed: Picture i starts from seed + i: the same seeds for every pipeline compared.
+        pairs: Objects and styles; a pair that occurs twice gets two seeds.
+        seed: Image i starts from seed + i: the same seeds for every pipeline compared.
         steps: Denoising steps.
         guidance_scale: Classifier-free guidance.
     """
@@ -135,6 +135,6 @@ def rates(
 
 
 def unnamed(pipe: StableDiffusionPipeline, judge: Judge, prompt: str = "an animal", n: int = 120) -> dict[str, float]:
-    """What a prompt that names no object yields: the share of each object in n pictures."""
+    """The share of each object in n images of a prompt that does not name an object."""
     seen: Probabilities = judge(draw(pipe, [prompt] * n))
     return {word: (seen.objects.argmax(1) == i).float().mean().item() for i, word in enumerate(OBJECTS)}

@@ -1,7 +1,7 @@
 """The trainer's settings that the demo, the tests and the frontier use on this model.
 
-Only what depends on the size of a model: everything else is the package's default. `plain` is the paper's training,
-which erases in a hundred updates here and takes the neighbours along.
+They depend on the size of the model; everything else is the package's default. `plain` is the paper's training, which
+erases in a hundred updates here and also damages similar concepts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _COMMON: dict[str, Any] = {"num_inference_steps": 25, "batch_size": 4, "learning
 
 
 def settings(group: Group, *, style: bool = False) -> dict[str, Any]:
-    """Fields of `ESDConfig` for this model: train until the concept is reached, then stop. A style takes longer."""
+    """Fields of `ESDConfig` for this model. Training stops at an alignment, which is lower for `esd-u` and a style."""
     enough = -0.2 if group == "esd-u" or style else -0.05
     return {**_COMMON, "group": group, "rank": 4, "iterations": 240, "stop_at_alignment": enough}
 

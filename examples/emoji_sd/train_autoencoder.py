@@ -1,7 +1,7 @@
-"""Train emoji_sd's AutoencoderKL: 64 px pictures to 8 x 8 latents of 8 channels and back.
+"""Train emoji_sd's AutoencoderKL: 64 px images to 8 x 8 latents of 8 channels and back.
 
 The loss is the mean absolute error of pixels and of their differences to the right and below (edges are what a
-blurred picture lacks), with a small Kullback-Leibler term. Latents are sampled, so the decoder stays sharp on
+blurred image lacks), with a small Kullback-Leibler term. Latents are sampled, so the decoder stays sharp on
 latents that are a little off, as a denoiser's are. `python -m emoji_sd.train_autoencoder`, run from `examples/`.
 """
 

@@ -22,7 +22,7 @@ from .loop import arguments, train
 from .vocabulary import OBJECTS, STYLES, all_captions, captions
 
 LENGTH = 32
-# How often a picture carries each of its captions, in the order of `captions`; the last is the empty prompt.
+# How often an image carries each of its captions, in the order of `captions`; the last is the empty prompt.
 CAPTION_WEIGHTS = torch.tensor([0.40, 0.14, 0.08, 0.08, 0.10, 0.075, 0.125])
 
 
@@ -95,7 +95,7 @@ def scheduler() -> DDIMScheduler:
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of the scaled latents of uint8 pictures, (N, 8, 8, 8) each."""
+    """Mean and standard deviation of the scaled latents of uint8 images, (N, 8, 8, 8) each."""
     parts = [vae.encode(to_model(part)).latent_dist for part in pictures.split(64)]
     scale = vae.config.scaling_factor
     return torch.cat([p.mean for p in parts]) * scale, torch.cat([p.std for p in parts]) * scale

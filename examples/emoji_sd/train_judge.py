@@ -1,4 +1,4 @@
-"""Train the judge on rendered pictures, some of them blurred or noisy. `python -m emoji_sd.train_judge`."""
+"""Train the judge on rendered images, some of them blurred or noisy. `python -m emoji_sd.train_judge`."""
 
 from __future__ import annotations
 

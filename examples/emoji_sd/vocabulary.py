@@ -65,7 +65,7 @@ def phrase(word: str, style: str | None = None) -> str:
 
 
 def captions(word: str, style: str) -> tuple[str, ...]:
-    """Every caption that a picture of `word` in `style` may carry in training, most specific first."""
+    """Every caption that an image of `word` in `style` may carry in training, most specific first."""
     kind = class_of(word)
     return (
         phrase(word, style),
