@@ -5,11 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
@@ -23,6 +27,8 @@ class Hub:
         repositories: Files by path, by repository.
         private: Repositories that only the token sees.
         commits: How many commits each repository has had.
+        former: Files by the hash of a commit, by repository; the newest commit is in `repositories`.
+        tags: Hash of a commit by tag, by repository.
         fail_next_commit: Break off the next commit, as a lost connection does.
     """
 
@@ -30,6 +36,8 @@ class Hub:
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.private: set[str] = set()
         self.commits: dict[str, int] = {}
+        self.former: dict[str, dict[str, dict[str, bytes]]] = {}
+        self.tags: dict[str, dict[str, str]] = {}
         self.fail_next_commit = False
         self.url = ""
 
@@ -46,6 +54,23 @@ def running() -> Iterator[Hub]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def client(hub: Hub, home: Path, code: str, token: str | None = TOKEN) -> str:
+    """Run code in a process whose hub is ours: the client reads its environment when it is imported.
+
+    Returns:
+        What the code printed.
+    """
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    environment |= {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": "1"}
+    environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "0"}
+    if token is not None:
+        environment["HF_TOKEN"] = token
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -75,17 +100,27 @@ class _Handler(BaseHTTPRequestHandler):
     def _head(self, repo: str) -> str:
         return f"{self.hub.commits.get(repo, 0):040x}"
 
+    def _at(self, repo: str, revision: str) -> tuple[str, dict[str, bytes]] | None:
+        """Hash and files of a branch, a tag or a commit; `None` if it does not exist."""
+        commit = self.hub.tags.get(repo, {}).get(revision, revision)
+        if commit in ("main", self._head(repo)):
+            return self._head(repo), self.hub.repositories[repo]
+        files = self.hub.former.get(repo, {}).get(commit)
+        return None if files is None else (commit, files)
+
     def do_HEAD(self) -> None:
         self.do_GET()
 
     def do_GET(self) -> None:
         path = urlparse(self.path).path
-        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(/revision/[^/]+)?", path):
-            repo = found[1]
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+?)(?:/revision/([^/]+))?", path):
+            repo = match[1]
             if not self._visible(repo):
                 return self._answer(404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
-            siblings = [{"rfilename": name} for name in self.hub.repositories[repo]]
-            return self._answer(200, {"id": repo, "modelId": repo, "sha": self._head(repo), "siblings": siblings})
+            if (at := self._at(repo, match[2] or "main")) is None:
+                return self._answer(404, {"error": "Revision not found"}, X_Error_Code="RevisionNotFound")
+            siblings = [{"rfilename": name} for name in at[1]]
+            return self._answer(200, {"id": repo, "modelId": repo, "sha": at[0], "siblings": siblings})
         if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/[^/]+", path):
             files = self.hub.repositories[found[1]] if self._visible(found[1]) else {}
             listed = [{"type": "file", "path": p, "oid": "0" * 40, "size": len(c)} for p, c in files.items()]
@@ -93,11 +128,13 @@ class _Handler(BaseHTTPRequestHandler):
         found = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         if not found or not self._visible(found[1]):
             return self._answer(404, b"", X_Error_Code="RepoNotFound")
-        content = self.hub.repositories[found[1]].get(found[3])
-        if content is None:
-            return self._answer(404, b"", X_Error_Code="EntryNotFound", X_Repo_Commit=self._head(found[1]))
-        digest = hashlib.sha1(content).hexdigest()
-        return self._answer(200, content, ETag=f'"{digest}"', X_Repo_Commit=self._head(found[1]))
+        if (at := self._at(found[1], found[2])) is None:
+            return self._answer(404, b"", X_Error_Code="RevisionNotFound")
+        commit, files = at
+        if found[3] not in files:
+            return self._answer(404, b"", X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
+        content = files[found[3]]
+        return self._answer(200, content, ETag=f'"{hashlib.sha1(content).hexdigest()}"', X_Repo_Commit=commit)
 
     def do_POST(self) -> None:
         path, body = urlparse(self.path).path, self._body()
@@ -128,6 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.hub.fail_next_commit = False
                 return self._answer(400, {"error": "connection lost"})
             repo = found[1]
+            self.hub.former.setdefault(repo, {})[self._head(repo)] = dict(self.hub.repositories[repo])
             for line in body.decode().splitlines():
                 entry = json.loads(line)
                 if entry["key"] == "file":
