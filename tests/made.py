@@ -81,3 +81,12 @@ def prediction(pipe: Any) -> Tensor:
     with torch.no_grad():
         states = pipe.encode_prompt("a cat", "cpu", 1, False)[0]
         return pipe.unet(x_t, 500, states).sample
+
+
+def is_equal(one: Erasure, other: Erasure) -> bool:
+    """Whether two erasures are the same in everything but the picture."""
+    return (
+        one.to_dict() == other.to_dict()
+        and one.weights.keys() == other.weights.keys()
+        and all(torch.equal(one.weights[key], value) for key, value in other.weights.items())
+    )
