@@ -14,53 +14,53 @@ from diffusers_esd import ESDConfig, RunConfig
 ERRORS: list[tuple[dict[str, Any], type[Exception], str]] = [
     (
         {"group": "(attn1"}, ValueError,
-        "group='(attn1' is not one of 'esd-x', 'esd-x-strict', 'esd-u', 'full', and not a valid regular expression "
+        "`group` must be one of 'esd-x', 'esd-x-strict', 'esd-u', 'full', or a regular expression; got '(attn1' "
         "(missing ), unterminated subpattern at position 0).",
     ),
-    ({"group": 3}, TypeError, "group must be a string, got 3 of type int."),
+    ({"group": 3}, TypeError, "`group` must be a string, got 3 of type int."),
     (
         {"lr_scheduler": "step"}, ValueError,
-        "lr_scheduler='step' is unknown; choose one of 'constant', 'linear', 'cosine'.",
+        "`lr_scheduler` must be one of 'constant', 'linear', 'cosine', got 'step'.",
     ),
-    ({"eta": 10**400}, ValueError, f"eta={10**400} is out of range; it must be 0 or more."),
-    ({"lr_warmup_steps": 1000}, ValueError, "lr_warmup_steps=1000 must be fewer than the iterations, 1000."),
-    ({"lr_warmup_steps": -1}, ValueError, "lr_warmup_steps=-1 is too small; it must be 0 or more."),
-    ({"max_grad_norm": 0}, ValueError, "max_grad_norm=0 is out of range; it must be above 0."),
-    ({"preserve": 7}, TypeError, "preserve must be a list of prompts or 'vocabulary', got 7 of type int."),
-    ({"rollout": "both"}, ValueError, "rollout='both' is unknown; choose one of 'student', 'teacher'."),
-    ({"trajectory": "none"}, ValueError, "trajectory='none' is unknown; choose one of 'pool', 'fresh'."),
-    ({"eta": -1}, ValueError, "eta=-1 is out of range; it must be 0 or more."),
-    ({"eta": float("nan")}, ValueError, "eta=nan is out of range; it must be 0 or more."),
-    ({"eta": "1"}, TypeError, "eta must be a number, got '1' of type str."),
-    ({"guidance_scale": -0.5}, ValueError, "guidance_scale=-0.5 is out of range; it must be 0 or more."),
-    ({"rank": 0}, ValueError, "rank=0 is too small; it must be 1 or more."),
-    ({"rank": 4.0}, TypeError, "rank must be a whole number, got 4.0 of type float."),
-    ({"iterations": 0}, ValueError, "iterations=0 is too small; it must be 1 or more."),
-    ({"num_inference_steps": 0}, ValueError, "num_inference_steps=0 is too small; it must be 1 or more."),
-    ({"batch_size": -2}, ValueError, "batch_size=-2 is too small; it must be 1 or more."),
-    ({"size": 0}, ValueError, "size=0 is too small; it must be 1 or more."),
-    ({"seed": -1}, ValueError, "seed=-1 is too small; it must be 0 or more."),
-    ({"learning_rate": 0}, ValueError, "learning_rate=0 is out of range; it must be above 0."),
-    ({"learning_rate": float("inf")}, ValueError, "learning_rate=inf is out of range; it must be above 0."),
-    ({"lora_alpha": -1.0}, ValueError, "lora_alpha=-1.0 is out of range; it must be above 0."),
-    ({"preserve_weight": -1}, ValueError, "preserve_weight=-1 is out of range; it must be 0 or more."),
-    ({"null_space": 1}, TypeError, "null_space must be True or False, got 1."),
-    ({"stop_at_alignment": 1.0}, ValueError, "stop_at_alignment=1.0 is out of range; it must be below 1."),
+    ({"eta": 10**400}, ValueError, f"`eta` must be 0 or more, got {10**400}."),
+    ({"lr_warmup_steps": 1000}, ValueError, "`lr_warmup_steps` must be fewer than `iterations`, 1000; got 1000."),
+    ({"lr_warmup_steps": -1}, ValueError, "`lr_warmup_steps` must be 0 or more, got -1."),
+    ({"max_grad_norm": 0}, ValueError, "`max_grad_norm` must be above 0, got 0."),
+    ({"preserve": 7}, TypeError, "`preserve` must be a list of prompts or 'vocabulary', got 7 of type int."),
+    ({"rollout": "both"}, ValueError, "`rollout` must be one of 'student', 'teacher', got 'both'."),
+    ({"trajectory": "none"}, ValueError, "`trajectory` must be one of 'pool', 'fresh', got 'none'."),
+    ({"eta": -1}, ValueError, "`eta` must be 0 or more, got -1."),
+    ({"eta": float("nan")}, ValueError, "`eta` must be 0 or more, got nan."),
+    ({"eta": "1"}, TypeError, "`eta` must be a number, got '1' of type str."),
+    ({"guidance_scale": -0.5}, ValueError, "`guidance_scale` must be 0 or more, got -0.5."),
+    ({"rank": 0}, ValueError, "`rank` must be 1 or more, got 0."),
+    ({"rank": 4.0}, TypeError, "`rank` must be a whole number, got 4.0 of type float."),
+    ({"iterations": 0}, ValueError, "`iterations` must be 1 or more, got 0."),
+    ({"num_inference_steps": 0}, ValueError, "`num_inference_steps` must be 1 or more, got 0."),
+    ({"batch_size": -2}, ValueError, "`batch_size` must be 1 or more, got -2."),
+    ({"size": 0}, ValueError, "`size` must be 1 or more, got 0."),
+    ({"seed": -1}, ValueError, "`seed` must be 0 or more, got -1."),
+    ({"learning_rate": 0}, ValueError, "`learning_rate` must be above 0, got 0."),
+    ({"learning_rate": float("inf")}, ValueError, "`learning_rate` must be above 0, got inf."),
+    ({"lora_alpha": -1.0}, ValueError, "`lora_alpha` must be above 0, got -1.0."),
+    ({"preserve_weight": -1}, ValueError, "`preserve_weight` must be 0 or more, got -1."),
+    ({"null_space": 1}, TypeError, "`null_space` must be True or False, got 1."),
+    ({"stop_at_alignment": 1.0}, ValueError, "`stop_at_alignment` must be below 1, got 1.0."),
     (
         {"preserve": "a dog"}, TypeError,
-        "preserve='a dog' is one string; give a list of prompts, ['a dog'], or 'vocabulary'.",
+        "`preserve` must be a list of prompts, such as ['a dog'], or 'vocabulary'; got 'a dog'.",
     ),
-    ({"preserve": ["a dog", " "]}, ValueError, "preserve is empty: got ' '; give the words of a prompt."),
-    ({"preserve": [7]}, TypeError, "preserve must be a string, got 7 of type int."),
-    ({"erase_from": 7}, TypeError, "erase_from must be a string, got 7 of type int."),
-    ({"iterations": True}, TypeError, "iterations must be a whole number, got True of type bool."),
-    ({"eta": True}, TypeError, "eta must be a number, got True of type bool."),
-    ({"size": 512.0}, TypeError, "size must be a whole number, got 512.0 of type float."),
-    ({"seed": None}, TypeError, "seed must be a whole number, got None of type NoneType."),
-    ({"guidance_scale": None}, TypeError, "guidance_scale must be a number, got None of type NoneType."),
-    ({"learning_rate": -1e-4}, ValueError, "learning_rate=-0.0001 is out of range; it must be above 0."),
-    ({"lora_alpha": 0}, ValueError, "lora_alpha=0 is out of range; it must be above 0."),
-    ({"erase_from": ""}, ValueError, "erase_from is empty: got ''; give the words of a prompt."),
+    ({"preserve": ["a dog", " "]}, ValueError, "`preserve` is empty: got ' '; give the words of a prompt."),
+    ({"preserve": [7]}, TypeError, "`preserve` must be a string, got 7 of type int."),
+    ({"erase_from": 7}, TypeError, "`erase_from` must be a string, got 7 of type int."),
+    ({"iterations": True}, TypeError, "`iterations` must be a whole number, got True of type bool."),
+    ({"eta": True}, TypeError, "`eta` must be a number, got True of type bool."),
+    ({"size": 512.0}, TypeError, "`size` must be a whole number, got 512.0 of type float."),
+    ({"seed": None}, TypeError, "`seed` must be a whole number, got None of type NoneType."),
+    ({"guidance_scale": None}, TypeError, "`guidance_scale` must be a number, got None of type NoneType."),
+    ({"learning_rate": -1e-4}, ValueError, "`learning_rate` must be above 0, got -0.0001."),
+    ({"lora_alpha": 0}, ValueError, "`lora_alpha` must be above 0, got 0."),
+    ({"erase_from": ""}, ValueError, "`erase_from` is empty: got ''; give the words of a prompt."),
 ]  # fmt: skip
 
 
@@ -112,7 +112,7 @@ def test_json_both_ways() -> None:
 
 
 def test_an_unknown_field_is_named() -> None:
-    message = "ESDConfig has no field strength; it has group, eta, guidance_scale,"
+    message = "Unknown ESDConfig field strength; expected group, eta, guidance_scale,"
     with pytest.raises(TypeError, match=re.escape(message)):
         ESDConfig.from_dict({"strength": 2})
 
@@ -130,9 +130,9 @@ def test_numbers_of_numpy_are_numbers() -> None:
     config = ESDConfig(eta=np.float32(0.5), rank=np.int64(4), seed=np.uint8(3), stop_at_alignment=np.float64(-0.5))
     assert config == ESDConfig(eta=0.5, rank=4, seed=3, stop_at_alignment=-0.5)
     assert ESDConfig.from_json(config.to_json()) == config
-    with pytest.raises(TypeError, match=r"^eta must be a number, got np.True_ of type bool"):
+    with pytest.raises(TypeError, match=r"^`eta` must be a number, got np.True_ of type bool"):
         ESDConfig(eta=np.bool_(True))
-    with pytest.raises(TypeError, match=r"^rank must be a whole number, got np.float64\(4.0\)"):
+    with pytest.raises(TypeError, match=r"^`rank` must be a whole number, got np.float64\(4.0\)"):
         ESDConfig(rank=np.float64(4))
 
 
@@ -148,5 +148,5 @@ def test_the_papers_plain_training_in_one_word() -> None:
 def test_how_a_training_runs_is_checked_and_not_learned(name: str) -> None:
     assert name not in ESDConfig().to_dict()
     assert getattr(RunConfig(**{name: True}), name) is True
-    with pytest.raises(TypeError, match=rf"^{name} must be True or False, got 1.$"):
+    with pytest.raises(TypeError, match=rf"^`{name}` must be True or False, got 1.$"):
         RunConfig(**{name: 1})

@@ -144,6 +144,14 @@ def read_weights(denoiser: Denoiser, name: str, component: str) -> dict[str, Ten
     return {key: weight.detach().cpu().contiguous().clone() for key, weight in weights.items()}
 
 
+def is_loaded(denoiser: Denoiser, name: str, component: str, weights: Mapping[str, Tensor]) -> bool:
+    """Whether the denoiser has an adapter with this name and these portable weights."""
+    present = read_weights(denoiser, name, component)
+    return present.keys() == weights.keys() and all(
+        torch.equal(value, weights[key].to(value.dtype)) for key, value in present.items()
+    )
+
+
 def load(denoiser: Denoiser, component: str, weights: Mapping[str, Tensor], name: str, scale: float) -> None:
     """Load portable weights as one more active adapter; the user's adapters stay as they are.
 

@@ -79,6 +79,12 @@ def check_concepts(concept: object, config: ESDConfig) -> tuple[str, ...]:
     return concepts
 
 
+def given_prompts(config: ESDConfig, concepts: Sequence[str]) -> list[str]:
+    """The prompts that the user gave: the concepts, `erase_from`, and those in `preserve`."""
+    listed = () if isinstance(config.preserve, str) else config.preserve
+    return [*concepts, *([] if config.erase_from is None else [config.erase_from]), *listed]
+
+
 def choose(family: Family, config: ESDConfig, limits: Limits, concepts: Sequence[str]) -> Prompts:
     """The prompts of a training. If there are more than can be used, they are drawn evenly from all.
 

@@ -20,7 +20,7 @@ from ..adapter import Adapter, active_scales, read_weights
 from ..config import ESDConfig
 from ..denoiser import adapter_names, base_layers, check_denoiser, check_name, evaluation, switched_off
 from ..erasure import Erasure
-from ..families import Family, family_for
+from ..families import Family, Schedule, family_for
 from ..groups import Selection, select
 from ..limits import Limits
 from ..names import default_name
@@ -32,7 +32,7 @@ from .networks import Networks
 from .null_space import NullSpace, NullSpaceFinder
 from .plan import Plan, is_confined, make_plan
 from .progress import Progress
-from .prompts import Prompts, check_concepts, choose
+from .prompts import Prompts, check_concepts, choose, given_prompts
 from .record import record
 from .surroundings import own_settings
 
@@ -79,9 +79,10 @@ class ESDTrainer:
             raise ValueError(
                 f"A {type(self.family.denoiser).__name__} does not support `gradient_checkpointing`; set it to False."
             )
-        shape = self.family.latent_shape(self.config.size)
+        self._shape = self.family.latent_shape(self.config.size)
         self.selection()
-        self.schedule = self.family.schedule(self.config.num_inference_steps, shape, self.config.guidance_scale)
+        with own_settings(self.family.device):
+            self.schedule()
 
     @overload
     def erase(
@@ -148,13 +149,21 @@ class ESDTrainer:
             # Models that the pipeline offloads between calls are offloaded after this call, too.
             stack.callback(self.family.pipe.maybe_free_model_hooks)
             stack.enter_context(own_settings(self.family.device))
-            warn_of_long(self.family, self._users_prompts(concepts))
+            warn_of_long(self.family, given_prompts(self.config, concepts))
             prompts = choose(self.family, self.config, self.limits, concepts)
             if dry_run:
                 return make_plan(self.family, self.config, self.limits, name, selection, prompts)
             stack.enter_context(without_group_offloading(denoiser))
             stack.enter_context(switched_off(denoiser, beside))
             return self._erase(name, selection, prompts, beside, callback)
+
+    def schedule(self) -> Schedule:
+        """The schedule of the trajectories, on the pipeline's device.
+
+        Raises:
+            ValueError: If the model does not have so many timesteps.
+        """
+        return self.family.schedule(self.config.num_inference_steps, self._shape, self.config.guidance_scale)
 
     def selection(self) -> Selection:
         """The layers of the group.
@@ -196,7 +205,7 @@ class ESDTrainer:
             space = None if finder is None else self._find(finder)
             with self._adapter(name, selection, space) as adapter:
                 with adapter.training(), checkpointed(family, self.run):
-                    networks = Networks(self.schedule, adapter, encoded)
+                    networks = Networks(self.schedule(), adapter, encoded)
                     training = Training(config, networks, adapter.parameters, prompts)
                     training.run(callback)
                 adapter.fold_scale()
@@ -228,7 +237,7 @@ class ESDTrainer:
 
     def _finder(self, selection: Selection, prompts: Prompts, encoded: Encoded) -> NullSpaceFinder:
         names = selection.confinable().names
-        return NullSpaceFinder(self.family, self.config, self.limits, prompts, names, encoded, self.schedule.shape)
+        return NullSpaceFinder(self.family, self.config, self.limits, prompts, names, encoded, self._shape)
 
     def _find(self, finder: NullSpaceFinder) -> NullSpace:
         denoiser = self.family.denoiser
@@ -236,8 +245,3 @@ class ESDTrainer:
         compiled = any(module._compiled_call_impl is not None for module in denoiser.modules())
         with evaluation(denoiser), torch.compiler.set_stance("force_eager") if compiled else nullcontext():
             return finder.find()
-
-    def _users_prompts(self, concepts: Sequence[str]) -> list[str]:
-        config = self.config
-        listed = () if isinstance(config.preserve, str) else config.preserve
-        return [*concepts, *([] if config.erase_from is None else [config.erase_from]), *listed]

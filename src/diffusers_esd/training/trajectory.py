@@ -73,6 +73,10 @@ class Sampler:
         rollout: Whose prediction moves a trajectory.
         states: About how many will be drawn in total.
         at_a_time: Largest number of prompts that have trajectories at a time; `None` means all.
+
+    Attributes:
+        networks: Teacher and student.
+        resting: Prompts that are not drawn.
     """
 
     def __init__(
@@ -87,7 +91,7 @@ class Sampler:
         states: int,
         at_a_time: int | None = None,
     ) -> None:
-        self._networks = networks
+        self.networks = networks
         self._schedule = networks.schedule
         self._purpose, self._seed = purpose, seed
         self._prompts = [prompts[i] for i in permutation(len(prompts), self._stream("order"))]
@@ -117,10 +121,10 @@ class Sampler:
         """The states (B, C, H, W) at later positions (B,), at the cost of two evaluations each."""
         empty = [""] * len(prompts)
         if self._rollout == "teacher":
-            e_null, e_rollout = self._networks.teacher(x_t, position, empty, prompts)
+            e_null, e_rollout = self.networks.teacher(x_t, position, empty, prompts)
         else:
-            (e_null,) = self._networks.teacher(x_t, position, empty)
-            e_rollout = self._networks.student(x_t, position, prompts)
+            (e_null,) = self.networks.teacher(x_t, position, empty)
+            e_rollout = self.networks.student(x_t, position, prompts)
         return self._next(x_t, position, towards, e_rollout, e_null)
 
     def _next(self, x_t: Tensor, position: Tensor, towards: Tensor, e_rollout: Tensor, e_null: Tensor) -> Tensor:

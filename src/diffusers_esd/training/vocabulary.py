@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -93,6 +94,22 @@ def preserved(family: Family, concepts: Sequence[str], *, seed: int, limits: Lim
     prompts = list(dict.fromkeys([*prompts, *(PAIR.format(kept[i], kept[j]) for i, j in chosen)]))
     order = permutation(len(prompts), generator)
     return Preserved(("", *[prompts[i] for i in order]), tuple(sorted(set(known) - set(kept))))
+
+
+def neighbours(family: Family, concepts: Sequence[str], n: int, *, seed: int, limits: Limits) -> list[str]:
+    """Prompts of the n words of the vocabulary that are nearest to the concepts, synonyms left out.
+
+    They are what an erasure changes first. Tokenizers list fragments beside words, so what is the end of another word
+    is left out. If the tokenizer does not mark words, there are none.
+    """
+    own = set(re.findall(r"\w+", " ".join(concepts).lower())) | _TEMPLATE_WORDS
+    everything = words(family.tokenizer)
+    known = [word for word in everything if word not in own]
+    known = [known[i] for i in permutation(len(known), stream(seed, "vocabulary"))[: limits.words]]
+    similarity = nearness(family, known, concepts).tolist() if known else []
+    nearest = sorted((-value, word) for value, word in zip(similarity, known, strict=True) if value < limits.near)
+    whole = (w for _, w in nearest if not any(other != w and other.endswith(w) for other in everything))
+    return [f"a {word}" for word in islice(whole, n)]
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import published
 import pytest
 from diffusers import UNet2DConditionModel
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 
 # Layers of esd-x, esd-x-strict, esd-u and full; parameters of the denoiser.
 EXPECTED = {

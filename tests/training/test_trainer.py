@@ -76,7 +76,7 @@ def test_a_run_is_given_flat_or_as_a_value_and_is_not_in_the_result() -> None:
     assert flat.config == ESDConfig(eta=2.0)
     value = ESDTrainer(tiny_pipeline(), run=RunConfig(offload=True), gradient_checkpointing=True)
     assert value.run == RunConfig(offload=True, gradient_checkpointing=True)
-    with pytest.raises(TypeError, match=r"^offload must be True or False, got 1.$"):
+    with pytest.raises(TypeError, match=r"^`offload` must be True or False, got 1.$"):
         ESDTrainer(tiny_pipeline(), offload=1)
     plain = ESDTrainer(tiny_pipeline(), **QUICK).erase("a cat")
     erasure = ESDTrainer(tiny_pipeline(), **QUICK, offload=True, gradient_checkpointing=True).erase("a cat")

@@ -23,21 +23,21 @@ QUICK: dict[str, Any] = {"num_inference_steps": 3, "iterations": 1, "rank": 2, "
 @pytest.mark.parametrize(
     ("concept", "name", "kind", "message"),
     [
-        ("", None, ValueError, "concept is empty: got ''; give the words of a prompt."),
-        ("  \n", None, ValueError, "concept is empty: got '  \\n'; give the words of a prompt."),
-        ([], None, ValueError, "concept is an empty list; give at least one prompt."),
-        (["a cat", ""], None, ValueError, "concept is empty: got ''; give the words of a prompt."),
-        ([3], None, TypeError, "concept must be a string, got 3 of type int."),
-        ([["a cat"]], None, TypeError, "concept must be a string, got ['a cat'] of type list."),
-        (5, None, TypeError, "concept must be a string or a list of strings, got 5."),
-        ("a cat", " ", ValueError, "Adapter name ' ' is empty; give it a name such as 'no-cat'."),
-        ("a cat", "v1.5", ValueError, "Adapter name 'v1.5' has a dot, which PEFT cannot store; use 'v1-5'."),
-        ("a cat", "keys", ValueError, "Adapter name 'keys' is reserved by torch.nn.ModuleDict; use 'no-keys'."),
+        ("", None, ValueError, "`concept` is empty: got ''; give the words of a prompt."),
+        ("  \n", None, ValueError, "`concept` is empty: got '  \\n'; give the words of a prompt."),
+        ([], None, ValueError, "`concept` is an empty list; give at least one prompt."),
+        (["a cat", ""], None, ValueError, "`concept` is empty: got ''; give the words of a prompt."),
+        ([3], None, TypeError, "`concept` must be a string, got 3 of type int."),
+        ([["a cat"]], None, TypeError, "`concept` must be a string, got ['a cat'] of type list."),
+        (5, None, TypeError, "`concept` must be a string or a list of strings, got 5."),
+        ("a cat", " ", ValueError, "The adapter name ' ' is empty; give a name such as 'no-cat'."),
+        ("a cat", "v1.5", ValueError, "The adapter name 'v1.5' contains a dot, which PEFT cannot store; use 'v1-5'."),
+        ("a cat", "keys", ValueError, "The adapter name 'keys' is reserved by torch.nn.ModuleDict; use 'no-keys'."),
         (
             "a cat",
             "style",
             ValueError,
-            "Adapter name 'style' is in use on this pipeline (style); choose another with name=..., or free it with "
+            "The adapter name 'style' is in use on this pipeline (style); choose another with name=..., or free it with "
             "pipe.delete_adapters('style').",
         ),
     ],
@@ -51,24 +51,24 @@ def test_concepts_and_names(concept: Any, name: str | None, kind: type[Exception
 
 
 def test_several_concepts_from_one_prompt() -> None:
-    with pytest.raises(ValueError, match=r"^erase_from takes a single concept; erase several with one call each.$"):
+    with pytest.raises(ValueError, match=r"^`erase_from` takes a single concept; erase several with one call each.$"):
         ESDTrainer(tiny_pipeline(), erase_from="a cowboy", **QUICK).erase(["a hat", "a horse"])
 
 
 def test_groups() -> None:
     message = (
-        "group='xattn' is none of the named groups, and as a regular expression it selects no layer of this denoiser; "
+        "`group`='xattn', as a regular expression, selects no layer of this denoiser; "
         "groups that do: 'esd-x' (16 layers), 'esd-x-strict' (8 layers), 'esd-u' (67 layers), 'full' (83 layers)."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         ESDTrainer(tiny_pipeline(), group="xattn")
-    message = "group='esd-x' selects no layer of this denoiser; groups that do: 'esd-u' (1 layers), 'full' (1 layers)."
+    message = "`group`='esd-x' selects no layer of this denoiser; groups that do: 'esd-u' (1 layers), 'full' (1 layers)."
     with pytest.raises(ValueError, match=re.escape(message)):
         select(["conv_in"], ["", "conv_in"], "esd-x")
 
 
 def test_sizes() -> None:
-    with pytest.raises(ValueError, match=r"^size=17 cannot be divided by 2, the pixels of a patch; give 16 or 18.$"):
+    with pytest.raises(ValueError, match=r"^`size` must be a multiple of 2, the pixels of a patch; got 17; give 16 or 18.$"):
         ESDTrainer(tiny_pipeline(), size=17)
 
 
@@ -94,7 +94,7 @@ def test_a_group_that_the_null_space_leaves_out_whole_is_refused_at_once() -> No
 
 
 def test_too_many_steps_are_refused_before_training() -> None:
-    with pytest.raises(ValueError, match=r"num_inference_steps=1000 gives the timestep 1000, and the model knows 1000"):
+    with pytest.raises(ValueError, match=r"`num_inference_steps`=1000 gives the timestep 1000, but the model only has those from 0 to 999"):
         ESDTrainer(tiny_pipeline(), num_inference_steps=1000)
 
 
@@ -103,7 +103,7 @@ def test_an_error_after_the_last_iteration_leaves_no_trace(monkeypatch: pytest.M
         raise KeyboardInterrupt
 
     pipe = tiny_pipeline()
-    monkeypatch.setattr("diffusers_esd.trainer.record", fail)
+    monkeypatch.setattr("diffusers_esd.training.trainer.record", fail)
     with pytest.raises(KeyboardInterrupt):
         ESDTrainer(pipe, **QUICK).erase("a cat")
     assert not getattr(pipe.unet, "peft_config", {})
@@ -120,17 +120,17 @@ def test_predictions_that_overflow_are_named_before_training() -> None:
 def test_weights_of_inference_mode_are_refused() -> None:
     with torch.inference_mode():
         pipe = tiny_pipeline()
-    with pytest.raises(ValueError, match=r"^The denoiser's weights were made inside torch.inference_mode\(\)"):
+    with pytest.raises(ValueError, match=r"^The denoiser's weights were created inside torch.inference_mode\(\)"):
         ESDTrainer(pipe)
 
 
 def test_without_words_or_with_none_left_the_vocabulary_is_refused() -> None:
     pipe = tiny_pipeline()
     everything = " ".join(words(pipe.tokenizer))
-    with pytest.raises(ValueError, match=r"^No word of the text encoder's vocabulary is left to preserve beside "):
+    with pytest.raises(ValueError, match=r"^The text encoder's vocabulary has no words to preserve besides "):
         ESDTrainer(pipe, **{**QUICK, "preserve": "vocabulary"}).erase(everything)
     pipe.tokenizer = unmarked_tokenizer()
-    message = r"^preserve='vocabulary' needs a tokenizer that marks whole words, and a TokenizersBackend"
+    message = r"^`preserve`='vocabulary' needs a tokenizer that marks whole words, and a TokenizersBackend"
     with pytest.raises(ValueError, match=message):
         ESDTrainer(pipe, **{**QUICK, "preserve": "vocabulary"}).erase("a cat")
     options = {**QUICK, "preserve": ("a dog", "a bus"), "limits": Limits(largest_leak=float("inf"))}
@@ -152,7 +152,7 @@ def test_an_unknown_pipeline_lists_the_families() -> None:
     with pytest.raises(TypeError) as caught:
         ESDTrainer(DDPMPipeline(unet, DDPMScheduler()))
     assert str(caught.value) == (
-        "ESDTrainer does not know the denoiser of a DDPMPipeline; it knows StableDiffusionPipeline, "
+        "Unknown pipeline DDPMPipeline; expected one of StableDiffusionPipeline, "
         "StableDiffusionXLPipeline, StableDiffusion3Pipeline, FluxPipeline, AuraFlowPipeline. "
         "For another kind of model pass family=..., a subclass of diffusers_esd.Family."
     )
@@ -205,8 +205,8 @@ def _flow(pipe: StableDiffusionPipeline) -> None:
         ),
         (
             _flow,
-            "The pipeline's FlowMatchEulerDiscreteScheduler has no betas; give the pipeline the scheduler its model "
-            "was trained with, such as DDIMScheduler.",
+            "The pipeline's FlowMatchEulerDiscreteScheduler does not have betas; give the pipeline the scheduler that "
+            "its model was trained with, such as DDIMScheduler.",
         ),
     ],
 )
@@ -235,11 +235,11 @@ def test_the_remedies_work(undo: str) -> None:
 @pytest.mark.parametrize(
     ("values", "kind", "message"),
     [
-        ({"eta": -1}, ValueError, "eta=-1 is out of range; it must be 0 or more."),
-        ({"rank": 0}, ValueError, "rank=0 is too small; it must be 1 or more."),
-        ({"batch_size": 0}, ValueError, "batch_size=0 is too small; it must be 1 or more."),
-        ({"learning_rate": 0}, ValueError, "learning_rate=0 is out of range; it must be above 0."),
-        ({"strength": 2}, TypeError, "ESDConfig has no field strength; it has group, eta, guidance_scale, "),
+        ({"eta": -1}, ValueError, "`eta` must be 0 or more, got -1."),
+        ({"rank": 0}, ValueError, "`rank` must be 1 or more, got 0."),
+        ({"batch_size": 0}, ValueError, "`batch_size` must be 1 or more, got 0."),
+        ({"learning_rate": 0}, ValueError, "`learning_rate` must be above 0, got 0."),
+        ({"strength": 2}, TypeError, "Unknown ESDConfig field strength; expected group, eta, guidance_scale, "),
     ],
 )
 def test_the_trainer_checks_its_overrides(values: dict[str, Any], kind: type[Exception], message: str) -> None:
@@ -252,7 +252,7 @@ def test_the_trainer_checks_its_overrides(values: dict[str, Any], kind: type[Exc
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"in_channels": 9}, "The denoiser takes 9 channels and the autoencoder makes 4 (an inpainting"),
+        ({"in_channels": 9}, "The denoiser takes 9 channels and the autoencoder makes 4: an inpainting"),
         ({"time_cond_proj_dim": 8}, "The denoiser is a latent consistency model (time_cond_proj_dim is set)"),
     ],
 )

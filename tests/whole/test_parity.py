@@ -15,16 +15,16 @@ from diffusers import (
     StableDiffusionPipeline,
 )
 from peft import LoraConfig, get_peft_model_state_dict
-from tiny import tiny_pipeline
+from tiny import BETAS, tiny_pipeline
 
 from diffusers_esd import ESDTrainer
 from diffusers_esd.adapter import Adapter
 from diffusers_esd.denoiser import base_layers
-from diffusers_esd.training.encoding import Encoded
-from diffusers_esd.families import family_for
+from diffusers_esd.families import DiffusionSchedule, family_for
 from diffusers_esd.groups import select
-from diffusers_esd.training.networks import Networks
 from diffusers_esd.streams import stream
+from diffusers_esd.training.encoding import Encoded
+from diffusers_esd.training.networks import Networks
 from diffusers_esd.training.trajectory import FreshTrajectory
 
 STEPS, GUIDANCE, SEED = 5, 4.0, 7  # 5 divides 1000
@@ -33,18 +33,16 @@ SHAPE = (4, 8, 8)
 
 def fresh(pipe: StableDiffusionPipeline, name: str = "ours") -> FreshTrajectory:
     family = family_for(pipe)
-    family.prepare(STEPS, SHAPE, GUIDANCE)
     modules = [module for module, _ in pipe.unet.named_modules()]
     selection = select(base_layers(pipe.unet), modules, "esd-x")
     adapter = Adapter(pipe.unet, name, selection, rank=2, lora_alpha=2, seed=0)
     encoded = Encoded(family)
     encoded.add(["", "a cat"])
     return FreshTrajectory(
-        Networks(family, adapter, encoded),
+        Networks(family.schedule(STEPS, SHAPE, GUIDANCE), adapter, encoded),
         ["a cat"],
         purpose="erase",
         seed=SEED,
-        shape=SHAPE,
         batch_size=1,
         rollout="student",
         states=4,
@@ -88,7 +86,7 @@ def test_fresh_states_are_the_pipelines_own(prediction_type: str, spacing: str) 
         states = trajectory.draw()
         expected = callback_latents(pipe, noise)
         position = int(states.position)
-        assert torch.equal(trajectory._networks.family.timesteps, pipe.scheduler.timesteps)
+        assert torch.equal(trajectory.networks.schedule.timesteps, pipe.scheduler.timesteps)
         torch.testing.assert_close(states.x_t, expected[position], rtol=1e-4, atol=1e-4)
         if position:
             with must_fail("states do move"):
@@ -99,15 +97,19 @@ def test_fresh_states_are_the_pipelines_own(prediction_type: str, spacing: str) 
 def test_any_scheduler_trains_on_ddim_of_its_configuration(scheduler: type) -> None:
     pipe = tiny_pipeline()
     pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
-    family = family_for(pipe)
-    family.prepare(STEPS, SHAPE, GUIDANCE)
-    ours = family._scheduler  # type: ignore[attr-defined]
-    theirs = pipe.scheduler.config
-    assert type(ours) is DDIMScheduler
+    schedule = family_for(pipe).schedule(STEPS, SHAPE, GUIDANCE)
     assert isinstance(pipe.scheduler, scheduler)
-    assert ours.config.clip_sample is False
-    for key in ("beta_start", "beta_end", "beta_schedule", "timestep_spacing", "steps_offset", "prediction_type"):
-        assert ours.config[key] == theirs[key]
+    assert isinstance(schedule, DiffusionSchedule)
+    assert schedule.clip is None
+    theirs = pipe.scheduler.config
+    ddim = DDIMScheduler(**{key: theirs[key] for key in BETAS}, prediction_type=theirs.prediction_type)
+    ddim.set_timesteps(STEPS)
+    assert schedule.prediction_type == ddim.config.prediction_type
+    assert torch.equal(schedule.timesteps, ddim.timesteps)
+    assert torch.equal(schedule.alphas[:-1], ddim.alphas_cumprod[ddim.timesteps])
+    with must_fail("other betas give other alphas"):
+        linear = DDIMScheduler(**{**BETAS, "beta_schedule": "linear"})
+        assert torch.equal(schedule.alphas[:-1], linear.alphas_cumprod[ddim.timesteps])
 
 
 def naive(pipe: StableDiffusionPipeline, iterations: int, eta: float, rate: float) -> list[dict[str, torch.Tensor]]:

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from diffusers_esd import Erasure, ESDConfig, ESDTrainer, Limits
 from diffusers_esd.families import family_for
-from diffusers_esd.training.moments import Moments, directions
-from diffusers_esd.training.null_space import layer_inputs, observed, portions
-from diffusers_esd.training.prompts import choose
 from diffusers_esd.streams import stream
+from diffusers_esd.training.inputs import layer_inputs, observed
+from diffusers_esd.training.moments import Moments, directions
+from diffusers_esd.training.null_space import portions
+from diffusers_esd.training.prompts import choose
 from diffusers_esd.training.vocabulary import SINGLE, contexts, nearness, preserved, words
 
 NEAR = Limits().near
@@ -175,14 +176,13 @@ def test_layers_that_see_the_timestep_alone_are_left_out(erased: Erasure) -> Non
 def test_layers_hardly_answer_preserved_pictures_that_they_were_not_fitted_to(erased: Erasure) -> None:
     """Leaks measured anew, on other noises, by hand; one layer of ten may be just above its bound."""
     family = family_for(load())
-    shape = family.latent_shape(None)
-    family.prepare(Limits().steps, shape, 3.0)
+    schedule = family.schedule(Limits().steps, family.latent_shape(None), 3.0)
     rows = {name: a.flatten(1) for name, (a, _) in erased.layers().items()}
 
     def answers(prompts: Sequence[str], seed: int) -> dict[str, float]:
         total = dict.fromkeys(rows, 0.0)
         conditioning = family.encode(prompts)
-        x_t = torch.randn((len(prompts), *shape), generator=torch.Generator().manual_seed(seed))
+        x_t = schedule.noise(torch.Generator().manual_seed(seed), len(prompts))
 
         def note(name: str, h: Tensor) -> None:
             total[name] += (h @ rows[name].T).square().sum(1).mean().item() / Limits().steps
@@ -190,7 +190,7 @@ def test_layers_hardly_answer_preserved_pictures_that_they_were_not_fitted_to(er
         with torch.no_grad(), observed(family.denoiser, list(rows), note, seed, "test"):
             for position in range(Limits().steps):
                 at = torch.full((len(prompts),), position)
-                x_t = family.step(family.predict(x_t, at, conditioning), x_t, at, at + 1)
+                x_t = schedule.step(schedule.predict(x_t, at, conditioning), x_t, at, at + 1)
         return total
 
     others = [phrase(word, style) for word in OBJECTS if word != "cat" for style in ("noto", "mono")]

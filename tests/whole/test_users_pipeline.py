@@ -198,7 +198,7 @@ def test_after_a_failure_those_beside_are_active_again() -> None:
 def test_beside_names_what_is_there() -> None:
     pipe = tiny_pipeline()
     style_adapter(pipe)
-    with pytest.raises(ValueError, match=r"^beside names no-dog; adapters on the pipeline: style.$"):
+    with pytest.raises(ValueError, match=r"^`beside` names no-dog; adapters on the pipeline: style.$"):
         ESDTrainer(pipe, **QUICK).erase("a cat", beside=["no-dog"])
 
 
@@ -241,7 +241,7 @@ def test_an_ip_adapter_and_a_quantised_denoiser_are_refused() -> None:
         ESDTrainer(pipe)
     pipe = tiny_pipeline()
     pipe.unet.hf_quantizer = object()
-    with pytest.raises(ValueError, match=r"^The denoiser is quantised; load the pipeline without quantization_config"):
+    with pytest.raises(ValueError, match=r"^The denoiser is quantised. Load the pipeline without quantization_config"):
         ESDTrainer(pipe)
 
 
@@ -268,15 +268,13 @@ def test_an_update_that_overflows_is_made_again_at_a_smaller_scale(monkeypatch: 
 
 
 def test_a_failure_while_attaching_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    from diffusers_esd.adapter import Adapter
-
-    def fail(adapter: Adapter, *arguments: Any) -> None:
+    def fail(*arguments: Any) -> None:
         raise torch.OutOfMemoryError
 
     pipe = tiny_pipeline()
     style_adapter(pipe)
     before, picture = state_of(pipe), latents(pipe)
-    monkeypatch.setattr(Adapter, "_set_up", fail)
+    monkeypatch.setattr("diffusers_esd.adapter.stream", fail)
     with pytest.raises(torch.OutOfMemoryError):
         ESDTrainer(pipe, **QUICK).erase("a cat")
     same(before, state_of(pipe))
@@ -441,8 +439,6 @@ def test_accumulated_gradients_are_the_mean_of_batches(monkeypatch: pytest.Monke
 
 
 def test_offload_keeps_other_models_away_while_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    from diffusers_esd import training
-
     moved: list[tuple[str, str]] = []
     pipe = tiny_pipeline()
     names = {id(model): name for name, model in pipe.components.items()}
@@ -450,7 +446,7 @@ def test_offload_keeps_other_models_away_while_training(monkeypatch: pytest.Monk
         real = model.to
         monkeypatch.setattr(model, "to", lambda d, m=model, r=real: moved.append((names[id(m)], str(d))) or r(d))
     during: list[int] = []
-    monkeypatch.setattr(training, "free_memory", lambda: during.append(len(moved)))
+    monkeypatch.setattr("diffusers_esd.training.memory.free_memory", lambda: during.append(len(moved)))
     ESDTrainer(pipe, **QUICK, offload=True).erase("a cat")
     assert during[-1] % 4 == 2, "away before training"
     assert sorted(moved[-4:]) == [("text_encoder", "cpu")] * 2 + [("vae", "cpu")] * 2, "away, and back"
@@ -464,7 +460,7 @@ def test_eight_bits_need_bitsandbytes() -> None:
     from importlib.util import find_spec
 
     if find_spec("bitsandbytes") is None:
-        with pytest.raises(ImportError, match=r"^optimizer='adam8bit' needs bitsandbytes: pip install"):
+        with pytest.raises(ImportError, match=r"^`optimizer`='adam8bit' needs bitsandbytes: pip install"):
             ESDTrainer(tiny_pipeline(), optimizer="adam8bit")
     else:
         assert ESDTrainer(tiny_pipeline(), **QUICK, optimizer="adam8bit").erase("a cat").provenance.complete

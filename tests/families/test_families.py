@@ -13,17 +13,19 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler, FluxPipeline, Stabl
 from tiny import tiny_aura_flow, tiny_flux, tiny_pipeline, tiny_sd3, tiny_xl
 from torch import Tensor
 
-from diffusers_esd import ESDTrainer, Limits, vocabulary
+from diffusers_esd import ESDConfig, ESDTrainer, Limits
 from diffusers_esd.adapter import Adapter
 from diffusers_esd.denoiser import base_layers, evaluation
-from diffusers_esd.training.encoding import Encoded
 from diffusers_esd.families import Family, StableDiffusionXL, family_for
 from diffusers_esd.groups import select
-from diffusers_esd.training.moments import text_moments
+from diffusers_esd.objective import alignment
+from diffusers_esd.training import vocabulary
+from diffusers_esd.training.encoding import Encoded
 from diffusers_esd.training.networks import Networks
 from diffusers_esd.training.null_space import NullSpace, NullSpaceFinder, sees_text
-from diffusers_esd.objective import alignment
+from diffusers_esd.training.prompts import Prompts
 from diffusers_esd.training.trajectory import FreshTrajectory
+from diffusers_esd.training.vocabulary import Preserved
 
 STEPS = 5  # divides 1000: the pipelines' own DDIM then steps to its next timestep
 BUILDERS: dict[str, Callable[..., Any]] = {
@@ -57,16 +59,15 @@ def drawn(
 ) -> list[Tensor]:
     """The states of a trajectory of ours."""
     family = family or family_for(pipe)
-    shape = tuple(noise.shape[1:])
-    family.prepare(steps, shape, guidance_scale)
+    schedule = family.schedule(steps, tuple(noise.shape[1:]), guidance_scale)
     encoded = Encoded(family)
     encoded.add(["", "a cat"])
-    options: dict[str, Any] = {"purpose": "erase", "seed": 0, "shape": shape, "batch_size": 1, "rollout": "student"}
-    trajectory = FreshTrajectory(Networks(family, attach(family), encoded), ["a cat"], states=1, **options)
+    options: dict[str, Any] = {"purpose": "erase", "seed": 0, "batch_size": 1, "rollout": "student"}
+    trajectory = FreshTrajectory(Networks(schedule, attach(family), encoded), ["a cat"], states=1, **options)
     states = [noise]
     for position in range(steps):
         here, next_one = torch.tensor([position]), torch.tensor([position + 1])
-        states.append(trajectory._denoise(states[-1], here, next_one, ["a cat"]))
+        states.append(trajectory.denoise(states[-1], here, next_one, ["a cat"]))
     return states
 
 
@@ -181,11 +182,10 @@ GROUPS = ("esd-x", "esd-x-strict", "esd-u", "full")
 
 @torch.no_grad()
 def prediction(family: Family, prompt: str = "a cat", seed: int = 0, position: int = 2) -> Tensor:
-    shape = family.latent_shape(16)
-    family.prepare(STEPS, shape, 3.0)
-    x_t = torch.randn((2, *shape), generator=torch.Generator().manual_seed(seed)).to(family.dtype)
+    schedule = family.schedule(STEPS, family.latent_shape(16), 3.0)
+    x_t = schedule.noise(torch.Generator().manual_seed(seed), 2)
     with evaluation(family.denoiser):
-        return family.predict(x_t, torch.tensor([position, position]), family.encode([prompt, prompt]))
+        return schedule.predict(x_t, torch.tensor([position, position]), family.encode([prompt, prompt]))
 
 
 @kinds
@@ -250,24 +250,14 @@ def test_training_erases_and_the_file_is_the_student(kind: str, group: str, tmp_
 
 def space_of(family: Family, names: list[str], **limits: Any) -> NullSpace:
     """The null space of layers, with few trajectories."""
-    kept, concept = ["", "a dog", "a bus"], ["a cat"]
+    kept, concept = ("", "a dog", "a bus"), ("a cat",)
     chosen = Limits(**{"trajectories": 6, "held_out": 3, "concept_trajectories": 3, "largest_leak": 1e9, **limits})
-    encoded = Encoded(family)
-    encoded.add([*kept, *concept])
-    text = text_moments(encoded, kept, concept, concept, empty_share=0.1, sampled=True, keep=())
-    finder = NullSpaceFinder(
-        family,
-        encoded,
-        text=text,
-        kept=kept * 3,
-        concept=concept * 6,
-        rank=2,
-        shape=family.latent_shape(16),
-        guidance_scale=3.0,
-        seed=0,
-        limits=chosen,
+    prompts = Prompts(
+        concept, concept, Preserved(kept), contexts=concept, preserved_runs=kept * 3, concept_runs=concept * 6
     )
-    return finder.find(names)
+    encoded = Encoded(family)
+    finder = NullSpaceFinder(family, ESDConfig(rank=2), chosen, prompts, names, encoded, family.latent_shape(16))
+    return finder.find()
 
 
 @kinds
@@ -276,14 +266,14 @@ def test_the_null_space_finds_layers(kind: str) -> None:
     family = family_for(BUILDERS[kind]())
     names = base_layers(family.denoiser)
     space = space_of(family, names)
-    assert set(space.rows) == set(names) == set(space.leaks)
-    assert all(rows.shape == (2, family.denoiser.get_submodule(n).weight[0].numel()) for n, rows in space.rows.items())
-    assert all(torch.isfinite(rows).all() for rows in space.rows.values())
+    assert set(space.fixed_a) == set(names) == set(space.leaks)
+    assert all(a.shape == (2, family.denoiser.get_submodule(n).weight[0].numel()) for n, a in space.fixed_a.items())
+    assert all(torch.isfinite(a).all() for a in space.fixed_a.values())
     few = sorted(space.leaks.values())[2]
-    left = space_of(family_for(BUILDERS[kind]()), names, largest_leak=few).rows
+    left = space_of(family_for(BUILDERS[kind]()), names, largest_leak=few).fixed_a
     assert set(left) == {name for name, leak in space.leaks.items() if leak <= few}
     wide = space_of(family_for(BUILDERS[kind]()), names, widest=20)
-    assert set(wide.wide) | set(wide.rows) == set(names)
+    assert set(wide.wide) | set(wide.fixed_a) == set(names)
     assert wide.wide
 
 
@@ -291,8 +281,7 @@ def test_the_null_space_finds_layers(kind: str) -> None:
 @torch.no_grad()
 def test_text_states_names_the_layers_that_are_given_the_token_states_as_they_are(kind: str) -> None:
     family = family_for(BUILDERS[kind]())
-    shape = family.latent_shape(16)
-    family.prepare(STEPS, shape, 3.0)
+    schedule = family.schedule(STEPS, family.latent_shape(16), 3.0)
     conditioning = family.encode(["a cat"])
     states = conditioning[family.text]
     found: list[str] = []
@@ -304,7 +293,7 @@ def test_text_states_names_the_layers_that_are_given_the_token_states_as_they_ar
                 found.append(name)
 
         layer.register_forward_pre_hook(note)
-    family.predict(torch.randn((1, *shape)), torch.tensor([0]), conditioning)
+    schedule.predict(schedule.noise(torch.Generator()), torch.tensor([0]), conditioning)
     expected, others = sees_text(family, base_layers(family.denoiser))
     assert sorted(found) == sorted(expected)
     assert expected
@@ -318,7 +307,7 @@ def test_keys_and_values_of_cross_attentions_cost_no_evaluation(kind: str) -> No
         chosen = [name for name in base_layers(family.denoiser) if name.endswith(names)]
         space = space_of(family, chosen)
         assert space.evaluations == evaluations
-        assert len(space.rows) == len(chosen)
+        assert len(space.fixed_a) == len(chosen)
 
 
 @kinds
@@ -331,7 +320,7 @@ def test_the_vocabulary_is_the_tokenizers(kind: str) -> None:
 def test_a_refiner_is_refused() -> None:
     pipe = tiny_xl()
     pipe.text_encoder = None
-    with pytest.raises(ValueError, match=r"^The pipeline has one text encoder \(an SDXL refiner\)"):
+    with pytest.raises(ValueError, match=r"^The pipeline has one text encoder: an SDXL refiner"):
         ESDTrainer(pipe)
 
 
@@ -339,7 +328,7 @@ def test_a_flow_model_with_another_scheduler_is_refused() -> None:
     pipe = tiny_sd3()
     pipe.scheduler = DDIMScheduler()
     with pytest.raises(
-        ValueError, match=r"^The pipeline's scheduler is a DDIMScheduler; give it the one its model was"
+        ValueError, match=r"^The pipeline's scheduler is a DDIMScheduler; give the pipeline the one that its"
     ):
         ESDTrainer(pipe)
 
@@ -359,7 +348,7 @@ def test_a_kin_that_does_not_share_the_weights_is_no_way_round() -> None:
     class FluxFillPipeline:
         pass
 
-    with pytest.raises(TypeError, match=r"^ESDTrainer does not know the denoiser of a FluxFillPipeline; it knows"):
+    with pytest.raises(TypeError, match=r"^Unknown pipeline FluxFillPipeline; expected one of StableDiffusionPipeline"):
         ESDTrainer(FluxFillPipeline())
 
 
@@ -371,5 +360,5 @@ def test_a_flow_models_channels_are_checked() -> None:
 
 
 def test_a_family_of_another_pipeline_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^family is of another pipeline"):
+    with pytest.raises(ValueError, match=r"^`family` belongs to another pipeline"):
         ESDTrainer(tiny_xl(), family=StableDiffusionXL(tiny_xl()))

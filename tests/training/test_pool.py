@@ -16,14 +16,14 @@ from tiny import tiny_pipeline
 from diffusers_esd import ESDTrainer
 from diffusers_esd.adapter import Adapter
 from diffusers_esd.denoiser import base_layers
-from diffusers_esd.training.encoding import Encoded
 from diffusers_esd.families import StableDiffusion
 from diffusers_esd.groups import select
+from diffusers_esd.streams import stream
+from diffusers_esd.training.encoding import Encoded
+from diffusers_esd.training.loop import Training
 from diffusers_esd.training.networks import Networks
 from diffusers_esd.training.pool import TrajectoryPool
 from diffusers_esd.training.progress import Alignments
-from diffusers_esd.streams import stream
-from diffusers_esd.training.loop import Training
 from diffusers_esd.training.trajectory import FreshTrajectory, States
 
 STEPS = 10
@@ -34,7 +34,7 @@ WORDS = ("cat", "dog", "frog", "panda", "pig", "rabbit", "owl", "penguin", "turt
 class Quick(StableDiffusion):
     """Predicts nothing, quickly: for what is asked of the pool's order alone."""
 
-    def predict(self, x_t: torch.Tensor, position: torch.Tensor, conditioning: Any) -> torch.Tensor:
+    def predict(self, x_t: torch.Tensor, t: torch.Tensor, conditioning: Any, guidance_scale: float) -> torch.Tensor:
         return 0.1 * x_t
 
 
@@ -49,14 +49,13 @@ def pool_of(
 ) -> TrajectoryPool:
     """A pool by itself."""
     family = kind(tiny_pipeline())
-    family.prepare(steps, (4, 8, 8), 3.0)
     encoded = Encoded(family)
     encoded.add(["", *prompts])
     modules = [module for module, _ in family.denoiser.named_modules()]
     selection = select(base_layers(family.denoiser), modules, "esd-x-strict")
     adapter = Adapter(family.denoiser, "ours", selection, rank=2, lora_alpha=2, seed=0)
-    options: dict[str, Any] = {"purpose": "erase", "seed": 0, "shape": (4, 8, 8), "rollout": "student"}
-    networks = Networks(family, adapter, encoded)
+    options: dict[str, Any] = {"purpose": "erase", "seed": 0, "rollout": "student"}
+    networks = Networks(family.schedule(steps, (4, 8, 8), 3.0), adapter, encoded)
     return TrajectoryPool(networks, prompts, batch_size=batch_size, states=states, at_a_time=at_a_time, **options)
 
 
@@ -160,7 +159,7 @@ def test_a_first_position_takes_five_steps_at_most() -> None:
     members = pool.members.values()
     assert sorted(member.position for member in members)[-1] > 45
     steps = sum(min(5, member.position) for member in members)
-    assert pool._networks.evaluations == {"no_grad": 2 * steps, "grad": 0}
+    assert pool.networks.evaluations == {"no_grad": 2 * steps, "grad": 0}
 
 
 def test_too_few_iterations_for_so_many_concepts_are_named() -> None:
@@ -185,8 +184,8 @@ def test_without_training_states_are_denoised_from_their_noise(concepts: int, st
     for _ in range(4 * len(pool.members)):
         states = pool.draw()
         (member,) = (pool.members[i] for i in states.members)
-        (e_null,) = pool._networks.teacher(states.x_t, states.position, [""])
-        e = pool._networks.student(states.x_t, states.position, states.prompts)
+        (e_null,) = pool.networks.teacher(states.x_t, states.position, [""])
+        e = pool.networks.student(states.x_t, states.position, states.prompts)
         lap = member.lap
         pool.advance(states, e, e_null)
         paths[member.index] = [*paths[member.index], member.position] if lap == member.lap else [0, member.position]
@@ -311,8 +310,8 @@ def test_a_prompt_that_rests_is_not_drawn_and_the_others_have_members_enough() -
 @pytest.mark.parametrize("resting", [1, 3])
 def test_fresh_states_come_equally_often_too_while_others_rest(resting: int) -> None:
     pool = pool_of(some_prompts(6), 100)
-    options: dict[str, Any] = {"purpose": "erase", "seed": 0, "shape": (4, 8, 8), "rollout": "student", "batch_size": 1}
-    fresh = FreshTrajectory(pool._networks, some_prompts(6), states=100, **options)
+    options: dict[str, Any] = {"purpose": "erase", "seed": 0, "rollout": "student", "batch_size": 1}
+    fresh = FreshTrajectory(pool.networks, some_prompts(6), states=100, **options)
     for prompt in some_prompts(resting):
         fresh.rest(prompt)
     counts: Counter[str] = Counter()
@@ -342,8 +341,8 @@ def test_before_the_end_every_concept_is_looked_at(monkeypatch: pytest.MonkeyPat
     assert facts.complete
     assert facts.iterations < 400
     (training,) = trainings
-    assert training._seen.keys() == set(concepts)
-    assert min(training._seen.values()) >= facts.iterations - 1
+    assert training.state.last_seen.keys() == set(concepts)
+    assert min(training.state.last_seen.values()) >= facts.iterations - 1
 
 
 def test_alignment_is_a_ratio_of_averages_and_a_concept_may_rise_again() -> None:

@@ -10,8 +10,8 @@ import torch
 from tiny import tiny_flux, tiny_pipeline, tiny_sd3, tiny_xl
 
 from diffusers_esd import ESDTrainer, Limits
-from diffusers_esd.training.encoding import Encoded
 from diffusers_esd.families import family_for
+from diffusers_esd.training.encoding import Encoded
 
 QUICK: dict[str, Any] = {"num_inference_steps": 5, "iterations": 3, "rank": 2, "size": 16}
 SMALL = Limits(largest_leak=float("inf"), trajectories=8, held_out=4, concept_trajectories=4, pairs=30, loss_prompts=8)
