@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -62,25 +62,7 @@ def _weights(family: Any, names: Any, rank: int, seed: int) -> dict[str, Tensor]
 
 def with_provenance(erasure: Erasure, **changes: Any) -> Erasure:
     """The erasure with other values in its provenance."""
-    return Erasure(erasure.name, erasure.weights, erasure.config, replace(erasure.provenance, **changes))
-
-
-def with_deltas(pipe: Any, scales: Mapping[Erasure, float]) -> Any:
-    """The reference: the products of erasures added to the weights of a pipeline's U-Net one by one, in float64."""
-    for erasure, scale in scales.items():
-        for layer, (a, b) in erasure.layers().items():
-            weight = pipe.unet.get_submodule(layer).weight
-            delta = torch.einsum("or,ri->oi", b.flatten(1).double(), a.flatten(1).double())
-            weight.data += (scale * delta).view_as(weight).float()
-    return pipe
-
-
-def prediction(pipe: Any) -> Tensor:
-    """What the U-Net predicts for a fixed latent and prompt."""
-    x_t = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        states = pipe.encode_prompt("a cat", "cpu", 1, False)[0]
-        return pipe.unet(x_t, 500, states).sample
+    return replace(erasure, provenance=replace(erasure.provenance, **changes))
 
 
 def is_equal(one: Erasure, other: Erasure) -> bool:

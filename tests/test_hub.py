@@ -1,12 +1,9 @@
-"""Erasures on a hub: the real client against a hub of our own."""
+"""The Hub: the real client against a hub of our own."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +11,15 @@ from typing import Any
 
 import local_hub
 import pytest
-from controls import must_fail
 from huggingface_hub import ModelCard
+from local_hub import client
 from made import made, with_provenance
 from PIL import Image
 from tiny import tiny_pipeline
 
-from diffusers_esd import Erasure, ESDConfig, merge
-from diffusers_esd.hub import card, curve, is_explicit, is_repo_id, update_card
+from diffusers_esd import Erasure
+from diffusers_esd.card import recipe_card
+from diffusers_esd.hub import check_repo_id, locate, split_revision
 
 REPO = "someone/no-cat"
 
@@ -37,24 +35,13 @@ def erasure() -> Erasure:
     return made(tiny_pipeline(), rank=2)
 
 
-def client(hub: local_hub.Hub, home: Path, code: str, token: str | None = local_hub.TOKEN) -> str:
-    """Run code in a process whose hub is ours: the client reads its environment when it is imported."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1"}
-    environment |= {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": "1"}
-    environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "0"}
-    if token is not None:
-        environment["HF_TOKEN"] = token
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
-
 PUSH = """
 from diffusers_esd import Erasure
 e = Erasure.from_pretrained({folder!r})
 print(e.push_to_hub({repo!r}, {options}))
 """
+
+
 LOAD = """
 from diffusers_esd import Erasure
 try:
@@ -73,9 +60,9 @@ def test_push_and_load(hub: local_hub.Hub, erasure: Erasure, tmp_path: Path) -> 
     assert [name for name in files if name.endswith("pytorch_lora_weights.safetensors")] == [
         "pytorch_lora_weights.safetensors"
     ], "exactly one of that name"
-    found = ModelCard(files["README.md"].decode())
-    assert found.data.library_name == "diffusers"
-    assert {"lora", "diffusers", "concept-erasure", "esd"} <= set(found.data.tags)
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.library_name == "diffusers"
+    assert {"lora", "diffusers", "concept-erasure", "esd"} <= set(card.data.tags)
 
     code = f"""
 import torch
@@ -112,7 +99,7 @@ def test_a_private_repository_needs_the_token(hub: local_hub.Hub, erasure: Erasu
 
 def test_a_repository_without_an_erasure_says_so(hub: local_hub.Hub, tmp_path: Path) -> None:
     hub.repositories["someone/else"] = {"README.md": b"x"}
-    message = "The repository 'someone/else' has no pytorch_lora_weights.safetensors: it is not an erasure."
+    message = "The repository 'someone/else' does not contain pytorch_lora_weights.safetensors; give another repo"
     assert message in client(hub, tmp_path, LOAD.format(repo="someone/else"))
 
 
@@ -137,13 +124,13 @@ def test_what_people_wrote_in_a_card_stays(hub: local_hub.Hub, erasure: Erasure,
     edited = first.replace("I like dogs.", "I like birds.") + "\nThe end.\n"
     hub.repositories[REPO]["README.md"] = edited.encode()
     client(hub, tmp_path, PUSH.format(folder=folder, repo=REPO, options=""))
-    found = ModelCard(hub.repositories[REPO]["README.md"].decode())
-    assert found.data.license == "mit"
-    assert found.data.tags == ["mine", "diffusers", "lora", "concept-erasure", "esd", "text-to-image"]
-    assert found.text.count("This adapter erases") == 1
+    card = ModelCard(hub.repositories[REPO]["README.md"].decode())
+    assert card.data.license == "mit"
+    assert card.data.tags == ["mine", "diffusers", "lora", "concept-erasure", "esd", "text-to-image"]
+    assert card.text.count("This adapter erases") == 1
     assert "theirs.png" in hub.repositories[REPO]
     assert not {"images/00.png", "former.kohya.safetensors"} & set(hub.repositories[REPO]), "what was ours and is gone"
-    assert all(words in found.text for words in ("# My cat eraser", "I like birds.", "The end."))
+    assert all(words in card.text for words in ("# My cat eraser", "I like birds.", "The end."))
 
 
 def test_without_a_connection_no_card_is_taken_for_missing(erasure: Erasure, tmp_path: Path) -> None:
@@ -155,120 +142,183 @@ def test_without_a_connection_no_card_is_taken_for_missing(erasure: Erasure, tmp
     message = f"There is no folder '{REPO}', and the Hub cannot be reached."
     assert message in client(gone, tmp_path, LOAD.format(repo=REPO))
     code = f"from diffusers_esd.cli.main import main; import sys; sys.exit(main(['push', {folder!r}, {REPO!r}]))"
-    message = f"error: The Hub cannot be reached, and nothing was published at '{REPO}' ("
+    message = f"error: The Hub cannot be reached; nothing was published at '{REPO}' ("
     with pytest.raises(AssertionError, match=re.escape(message)) as caught:
         client(gone, tmp_path, code)
     assert "Traceback" not in str(caught.value)
 
 
-def written(erasure: Erasure, **options: Any) -> ModelCard:
-    return ModelCard(card(erasure.to_dict(), REPO, **{"kohya": None, "pictures": {}, **options}))
-
-
-def test_the_card_says_what_there_is_to_say(erasure: Erasure) -> None:
-    facts = replace(erasure.provenance, base_model="someone/model")
-    known = Erasure(erasure.name, erasure.weights, erasure.config, facts)
-    found = written(known, kohya="no-cat.kohya.safetensors", pictures={"a cat": "images/00.png"}, evaluation="| gone |")
-    assert found.data.base_model == "someone/model"
-    assert found.data.pipeline_tag == "text-to-image"
-    assert found.data.to_dict()["widget"] == [{"text": "a cat", "output": {"url": "images/00.png"}}]
-    for words in (
-        "This adapter erases “a cat” from someone/model.", "| group | `esd-u` |", "`eta=1`", "8 iterations of 1",
-        "<Gallery />",
-        "| gone |", f'pipe.load_lora_weights("{REPO}", adapter_name="no-a-cat")', f'stack(pipe, {{"{REPO}": 1.0}})',
-        "`no-cat.kohya.safetensors`", "A LoRA can be detached", "attacks may bring a concept back",
-        "licence of the base",
-    ):  # fmt: skip
-        assert words in found.text
-    plain = written(erasure)
-    assert "from_pretrained" not in plain.text
-    assert plain.data.base_model is None, "a local name is no id"
-    assert "<Gallery />" not in plain.text
-    assert update_card(str(found), str(found)).strip() == str(found).strip(), "updating with itself changes nothing"
-
-
-def test_the_card_of_a_merge_or_an_import_claims_no_training(erasure: Erasure) -> None:
-    dog = made(tiny_pipeline(), "a dog", group="esd-x", rank=3)
-    merged = written(merge([erasure, dog], [1.0, 0.5], name="both")).text
-    facts = replace(erasure.provenance, origin="imported", parts=(("f.safetensors", 1.0),))
-    imported = written(Erasure("x", erasure.weights, None, facts)).text
-    assert "It was merged from several erasures with diffusers-esd" in merged
-    assert "| merged from | no-a-cat x 1, no-a-dog x 0.5 |" in merged
-    assert f"| layers | {len(erasure.layers()) + len(dog.layers())}, rank 3 |" in merged
-    assert "It was trained with another tool and imported with diffusers-esd" in imported
-    assert "| imported from | `f.safetensors` |" in imported
-
-    def check(text: str) -> None:
-        assert not [row for row in ("group", "strength", "preserved", "training", "alignment") if f"| {row} |" in text]
-
-    check(merged)
-    check(imported)
-    with must_fail("a trained one has these rows"):
-        check(written(erasure).text)
-
-
-def test_the_card_tells_what_was_trained_and_what_was_left_out(erasure: Erasure) -> None:
-    full = with_provenance(
-        erasure,
-        concepts=("a cat", "a|dog"),
-        left_out={"the concept is too faint there": ("conv_in", "conv_out"), "it lets too much through": ("x",)},
-        alignments={"a cat": -0.4, "a|dog": -0.6, "a bus": None},
-        preserved={"prompts": 500, "moments": 400, "loss": 100},
-        active={"style": 0.6},
-        beside=("no-bus",),
-    )
-    config = ESDConfig(group="esd-x", rank=2)
-    text = written(Erasure("x", full.weights, config, full.provenance)).text
-    for row in (
-        "| concept | a cat, a\\|dog |",
-        "| group | `esd-x`: the cross-attentions' keys and values |",
-        "| layers left out | 2: the concept is too faint there; 1: it lets too much through |",
-        "| preserved | the text encoder's vocabulary (500 prompts, 400 of them for the null space, 100 of them in ",
-        "| trained on top of | style x 0.6 |",
-        "| switched off while training | no-bus |",
-        "| alignment | -0.50 (1 intact, 0 as without the words, -1 target); a cat -0.40, a\\|dog -0.60 |",
-    ):
-        assert row in text
-    assert "A negative scale turns the erasure into its inverse" in text
-    plain = Erasure("x", full.weights, ESDConfig(group="esd-x", null_space=False), erasure.provenance)
-    assert "| group | `esd-x`: the cross-attentions' queries, keys, values, outputs |" in written(plain).text
-    assert "left out" not in written(plain).text
-
-
-def test_the_curve_of_alignment() -> None:
-    assert curve([1.0, 0.5, 0.0]) == "█▅▁"
-    assert curve([0.3] * 100) == "▁" * 32
-    assert len(curve([float(i) for i in range(1000)])) == 32
-    assert curve([]) == ""
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("a/b", True), ("a", False), ("a/b/c", False), ("../b", False), ("./b", False), ("a/b c", False)],
+    [
+        ("a/b", ("a/b", None)),
+        ("a/b@v1", ("a/b", "v1")),
+        ("a/b@refs/pr/1", ("a/b", "refs/pr/1")),
+        ("a/b@v1@2", ("a/b", "v1@2")),
+        ("folder@2", ("folder@2", None)),
+        ("./a/b@v1", ("./a/b@v1", None)),
+        ("/home/a@b/c", ("/home/a@b/c", None)),
+        ("a/b/c@v1", ("a/b/c@v1", None)),
+    ],
 )
-def test_ids_of_repositories(text: str, expected: bool) -> None:
-    assert is_repo_id(text) is expected
+def test_a_revision_stands_behind_the_id_of_a_repository(text: str, expected: tuple[str, str | None]) -> None:
+    assert split_revision(text) == expected
 
 
-def test_pictures_of_explicit_concepts_are_left_out_unless_asked_for(
-    erasure: Erasure, monkeypatch: pytest.MonkeyPatch
+def test_an_empty_revision_is_refused() -> None:
+    message = "The revision in 'a/b@' is empty; give a branch, a tag or a commit, or leave out the '@'."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        split_revision("a/b@")
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Erasure.from_pretrained("a/b@")
+
+
+def test_two_revisions_are_refused() -> None:
+    message = "'a/b@v1' has a revision, and `revision` is 'v2'; give one of them."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Erasure.from_pretrained("a/b@v1", revision="v2")
+
+
+@pytest.mark.parametrize("repo_id", ["no-cat", "a/b/c", "a/b@v1", "../b", ""])
+def test_what_cannot_be_an_id_is_not_published(repo_id: str, erasure: Erasure) -> None:
+    with pytest.raises(ValueError, match=f"^`repo_id` must be 'user/name', got '{repo_id}'.$"):
+        erasure.push_to_hub(repo_id)
+    check_repo_id(REPO)
+
+
+def test_the_first_name_that_exists_is_located(tmp_path: Path) -> None:
+    names = ("first", "second")
+    (tmp_path / "second").write_text("x")
+    assert locate(tmp_path, names) == tmp_path / "second"
+    (tmp_path / "first").write_text("x")
+    assert locate(tmp_path, names) == tmp_path / "first"
+    assert locate(str(tmp_path / "second"), names) == tmp_path / "second", "a file is taken as it is"
+    with pytest.raises(FileNotFoundError, match=r"^No erasure at .*: this folder does not contain a or b"):
+        locate(tmp_path, ("a", "b"))
+
+
+@pytest.mark.parametrize("path", ["nowhere", "a/b.safetensors", "a/stack.json", "a/b/c"])
+def test_what_is_not_there_is_not_looked_for_on_the_hub(path: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    message = f"No erasure at {path}: give its folder, its file, or the 'user/name' of a repository."
+    with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
+        locate(path, "x")
+
+
+REVISIONS = """
+from diffusers_esd import Erasure
+from diffusers_esd.hub import commit_of
+print(Erasure.from_pretrained("someone/no-cat").name)
+print(Erasure.from_pretrained("someone/no-cat@v1").name)
+print(Erasure.from_pretrained("someone/no-cat", revision="v1").name)
+print(commit_of("someone/no-cat"), commit_of("someone/no-cat", revision="v1"))
+for ask in (
+    lambda: Erasure.from_pretrained("someone/no-cat@v2"),
+    lambda: commit_of("someone/no-cat", revision="v2"),
+    lambda: commit_of("someone/nothing"),
+    lambda: commit_of("nothing"),
+):
+    try:
+        print(ask())
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+
+
+def test_revisions(hub: local_hub.Hub, erasure: Erasure, tmp_path: Path) -> None:
+    """A tag keeps the erasure of its commit, and a branch has the newest."""
+    former = replace(erasure, name="former").save_pretrained(tmp_path / "former")
+    folder = erasure.save_pretrained(tmp_path / "no-cat")
+    hub.commits[REPO] = 2
+    first, second = (f"{i:040x}" for i in (1, 2))
+    hub.repositories[REPO] = {path.name: path.read_bytes() for path in folder.iterdir()}
+    hub.former[REPO] = {first: {path.name: path.read_bytes() for path in former.iterdir()}}
+    hub.tags[REPO] = {"v1": first}
+    assert client(hub, tmp_path, REVISIONS).splitlines() == [
+        "no-a-cat",
+        "former",
+        "former",
+        f"{second} {first}",
+        "FileNotFoundError The repository 'someone/no-cat' has no revision 'v2'.",
+        "FileNotFoundError The repository 'someone/no-cat' has no revision 'v2'.",
+        "FileNotFoundError There is neither a folder nor a repository 'someone/nothing'; a private one needs a token.",
+        "ValueError `repo_id` must be 'user/name', got 'nothing'.",
+    ]
+
+
+def test_a_commit_is_not_guessed_without_a_connection(tmp_path: Path) -> None:
+    with local_hub.running() as stopped:
+        url = stopped.url
+    gone = local_hub.Hub()
+    gone.url = url
+    code = """
+from diffusers_esd.hub import commit_of
+try:
+    commit_of("someone/no-cat")
+except ConnectionError as error:
+    print(error)
+"""
+    message = "The Hub cannot be reached, so the commit of 'someone/no-cat' is unknown ("
+    assert client(gone, tmp_path, code).startswith(message)
+
+
+LOCATE = """
+from diffusers_esd.hub import locate
+print(locate("someone/recipe", ("pytorch_lora_weights.safetensors", "stack.json")).read_text())
+try:
+    locate("someone/recipe", ("a", "b"))
+except FileNotFoundError as error:
+    print(error)
+"""
+
+
+def test_the_first_name_that_a_repository_has_is_downloaded(hub: local_hub.Hub, tmp_path: Path) -> None:
+    hub.repositories["someone/recipe"] = {"stack.json": b"recipe"}
+    message = "The repository 'someone/recipe' does not contain a or b; give another repository or revision."
+    assert client(hub, tmp_path, LOCATE).splitlines() == ["recipe", message]
+    hub.repositories["someone/recipe"]["pytorch_lora_weights.safetensors"] = b"weights"
+    assert client(hub, tmp_path / "new", LOCATE).splitlines() == ["weights", message]
+
+
+PUBLISH = """
+from pathlib import Path
+from diffusers_esd.hub import publish
+print(publish(Path({folder!r}), "someone/recipe", message="A recipe"))
+"""
+
+
+def test_any_folder_with_a_card_is_published(hub: local_hub.Hub, tmp_path: Path) -> None:
+    folder = tmp_path / "recipe"
+    folder.mkdir()
+    (folder / "stack.json").write_text(json.dumps([]))
+    card = recipe_card("someone/recipe", [("me/no-cat", "v1", 0.5)])
+    (folder / "README.md").write_text(card)
+    client(hub, tmp_path, PUBLISH.format(folder=str(folder)))
+    assert hub.repositories["someone/recipe"] == {"stack.json": b"[]", "README.md": card.encode()}
+
+
+PUSH_PICTURES = """
+from diffusers_esd import Erasure
+cat, violence = (Erasure.from_pretrained(folder) for folder in {folders!r})
+pictures = {{"a street": cat.picture}}
+cat.push_to_hub("me/alone")
+cat.push_to_hub("me/given", pictures=pictures)
+violence.push_to_hub("me/explicit", pictures=pictures)
+violence.push_to_hub("me/requested", pictures=pictures, explicit_pictures=True)
+"""
+
+
+def test_pictures_are_published_if_they_are_given_and_explicit_ones_on_request(
+    hub: local_hub.Hub, erasure: Erasure, tmp_path: Path
 ) -> None:
-    uploaded: list[set[str]] = []
-
-    def upload(folder: Path, *arguments: Any, **options: Any) -> str:
-        uploaded.append({path.name for path in folder.rglob("*") if path.suffix == ".png"})
-        json.loads((folder / "erasure.json").read_text())
-        return "address"
-
-    monkeypatch.setattr("diffusers_esd.hub.upload", upload)
-    explicit = Erasure("x", erasure.weights, erasure.config, replace(erasure.provenance, concepts=("violence",)))
-    pictures = {"a street": Image.new("RGB", (8, 8))}
-    with pytest.warns(UserWarning, match=r"^The pictures are left out, because the concept is violence"):
-        explicit.push_to_hub(REPO, pictures=pictures)
-    explicit.push_to_hub(REPO, pictures=pictures, explicit_pictures=True)
-    erasure.push_to_hub(REPO, pictures=pictures)
-    assert uploaded == [set(), {"00.png"}, {"00.png"}]
-    assert is_explicit(["nsfw_content"])
-    assert not is_explicit(["a cat", "Van Gogh"])
-    with pytest.raises(ValueError, match=r"^`repo_id` must be 'user/name', got 'no-cat'.$"):
-        erasure.push_to_hub("no-cat")
+    cat = replace(erasure, picture=Image.new("RGB", (8, 8), "red"))
+    violence = with_provenance(cat, concepts=("violence",))
+    folders = [str(e.save_pretrained(tmp_path / name)) for name, e in (("cat", cat), ("violence", violence))]
+    client(hub, tmp_path, PUSH_PICTURES.format(folders=folders))
+    images = {repo: [name for name in files if name.endswith(".png")] for repo, files in hub.repositories.items()}
+    assert images == {
+        "me/alone": [],
+        "me/given": ["images/00.png"],
+        "me/explicit": [],
+        "me/requested": ["images/00.png"],
+    }

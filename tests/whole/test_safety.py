@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 import torch
 from made import made
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny import tiny_pipeline
 
 from diffusers_esd import Erasure
 from diffusers_esd.files import HEADER_KEY, WEIGHTS_NAME, read_header
+from diffusers_esd.storage import PICTURE_NAME, read_image
 
 MUTATIONS = 600
 
@@ -124,15 +126,21 @@ def test_a_pickle_is_not_run(name: str, tmp_path: Path, monkeypatch: pytest.Monk
     ("change", "message"),
     [
         (lambda weights, values: weights.update({"unet.x.weight": torch.zeros(2, 2)}), "its keys are not those of an"),
-        (lambda weights, values: values.update(rank=10**6), "and the rank is 1000000"),
-        (lambda weights, values: values.update(name="../../escape"), "Adapter name '../../escape' has a dot"),
-        (lambda weights, values: values["provenance"].update(component="vae"), "the component is 'vae', expected"),
+        (lambda weights, values: values.update(rank=10**6), "but the rank is 1000000"),
+        (lambda weights, values: values.update(name="../../escape"), "The adapter name '../../escape' contains a dot"),
+        (
+            lambda weights, values: values["provenance"].update(component="vae"),
+            "the component must be 'unet' or 't",
+        ),
         (lambda weights, values: values["provenance"].update(iterations="x"), "`iterations`: expected a whole number"),
-        (lambda weights, values: values["config"].update(trajectory="all"), "trajectory='all' is unknown"),
-        (lambda weights, values: values["config"].update(eta=-1), "eta=-1 is out of range"),
+        (
+            lambda weights, values: values["config"].update(trajectory="all"),
+            "`trajectory` must be one of 'pool'",
+        ),
+        (lambda weights, values: values["config"].update(eta=-1), "`eta` must be 0 or more, got -1"),
     ],
 )
-def test_what_nobody_wrote_is_refused(
+def test_a_record_that_this_package_cannot_write_is_refused(
     content: bytes, change: Callable[[Any, Any], None], message: str, tmp_path: Path
 ) -> None:
     file = tmp_path / WEIGHTS_NAME
@@ -146,3 +154,27 @@ def test_what_nobody_wrote_is_refused(
     with pytest.raises(ValueError, match=message) as caught:
         Erasure.from_pretrained(tmp_path)
     assert "is damaged or of a newer version" in str(caught.value)
+
+
+def test_a_mutated_picture_is_refused_or_good(content: bytes, tmp_path: Path) -> None:
+    chance, messages = random.Random(0), []
+    (tmp_path / WEIGHTS_NAME).write_bytes(content)
+    file = tmp_path / PICTURE_NAME
+    Image.effect_noise((32, 32), 64).save(file)
+    good = file.read_bytes()
+    for _ in range(MUTATIONS):
+        changed = bytearray(good[: chance.randrange(len(good))] if chance.random() < 0.3 else good)
+        for _ in range(chance.randrange(1, 5)):
+            if changed:
+                changed[chance.randrange(min(len(changed), 100))] = chance.randrange(256)
+        file.write_bytes(changed)
+        try:
+            picture = read_image(file)
+        except ValueError as error:
+            messages.append(str(error))
+        else:
+            assert picture.width * picture.height < 10**8
+    assert MUTATIONS // 2 < len(messages) < MUTATIONS, "both kinds are there"
+    assert all(message.startswith(f"{file} is damaged or not a PNG image (") for message in messages)
+    file.write_bytes(good)
+    assert Erasure.from_pretrained(tmp_path).picture is not None, "the control"

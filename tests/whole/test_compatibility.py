@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_teacher import prediction
+from pipelines import prediction
 from tiny import tiny_pipeline
 
 from diffusers_esd import ESDTrainer

@@ -1,0 +1,72 @@
+"""What is said about an erasure: only what is true of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from controls import must_fail
+from made import made, with_provenance
+from tiny import tiny_pipeline
+
+from diffusers_esd import Erasure, ESDConfig
+from diffusers_esd.summary import curve, summarise
+
+
+@pytest.fixture(scope="module")
+def erasure() -> Erasure:
+    return made(tiny_pipeline(), rank=2)
+
+
+def rows(erasure: Erasure) -> dict[str, str]:
+    return summarise(erasure.config, erasure.provenance, erasure.rank)
+
+
+def test_the_rows_of_a_training(erasure: Erasure) -> None:
+    full = with_provenance(
+        erasure,
+        concepts=("a cat", "a dog", "a bus"),
+        left_out={"the concept is too faint there": ("conv_in", "conv_out"), "it lets too much through": ("x",)},
+        alignments={"a cat": -0.4, "a dog": -0.6, "a bus": None},
+        preserved={"prompts": 500, "moments": 400, "loss": 100},
+        active={"style": 0.6},
+        beside=("no-bus",),
+        complete=False,
+        rank_error=0.25,
+    )
+    expected = {
+        "concept": "a cat, a dog, a bus",
+        "group": "esd-x: the cross-attentions' keys and values",
+        "layers": f"{len(full.layers())}, rank 2",
+        "layers left out": "2: the concept is too faint there; 1: it lets too much through",
+        "negative guidance": "eta = 1",
+        "preserved": "the text encoder's vocabulary (500 prompts, 400 of them for the null space, 100 of them in the "
+        "loss)",
+        "training": "8 iterations of 1, 1 s, learning rate 0.0001; interrupted",
+        "trained on top of": "style x 0.6",
+        "switched off while training": "no-bus",
+        "alignment": "-0.50 (1: intact, 0: as without the concept's words, -1: target); a cat -0.40, a dog -0.60",
+        "error of the lower rank": "25.0%",
+    }
+    said = rows(replace(full, config=ESDConfig(group="esd-x", rank=2)))
+    assert expected.items() <= said.items()
+    with must_fail("a plain training has less to say"):
+        assert said.keys() == rows(erasure).keys()
+    plain = rows(replace(erasure, config=ESDConfig(group="esd-x", null_space=False)))
+    assert plain["group"] == "esd-x: the cross-attentions' queries, keys, values, outputs"
+
+
+def test_an_import_claims_no_training(erasure: Erasure) -> None:
+    imported = replace(with_provenance(erasure, origin="imported", parts=(("f.safetensors", 1.0),)), config=None)
+    training = {"group", "negative guidance", "preserved", "training", "alignment"}
+    assert not training & rows(imported).keys()
+    assert rows(imported)["imported from"] == "f.safetensors"
+    with must_fail("a trained one has these rows"):
+        assert not training & rows(erasure).keys()
+
+
+def test_the_curve_of_alignment() -> None:
+    assert curve([1.0, 0.5, 0.0]) == "█▅▁"
+    assert curve([0.3] * 100) == "▁" * 32
+    assert len(curve([float(i) for i in range(1000)])) == 32
+    assert curve([]) == ""
