@@ -1,12 +1,8 @@
-"""The command line: every command on a small pipeline in a folder, exit codes, and a quick answer for help."""
+"""Every command that uses erasures, on a small pipeline in a folder."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import time
-from dataclasses import fields
 from pathlib import Path
 
 import local_hub
@@ -17,15 +13,11 @@ from diffusers import StableDiffusionPipeline
 from made import made, with_provenance
 from PIL import Image
 from safetensors.torch import save_file
-from test_hub import client
 from tiny import latents, tiny_pipeline
 
-from diffusers_esd import Erasure, ESDConfig
-from diffusers_esd.cli.main import _given, _parser, main
+from diffusers_esd import Erasure, Recipe, bake, stack
+from diffusers_esd.cli import main
 from diffusers_esd.files import HEADER_KEY, stored_dtypes, write_safetensors
-from diffusers_esd.run import RunConfig
-
-QUICK = ["--iterations", "2", "--num-inference-steps", "4", "--rank", "2", "--preserve"]
 
 
 @pytest.fixture(scope="module")
@@ -42,51 +34,41 @@ def erasures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [str(erasure.save_pretrained(root / erasure.name)) for erasure in both]
 
 
-def test_erase_takes_the_fields_of_the_configurations(model: str, tmp_path: Path) -> None:
-    folder = str(tmp_path / "no-cat")
-    assert main(["erase", model, "a cat", "-o", folder, "--device", "cpu", "--seed", "3", "--offload", *QUICK]) == 0
-    config = Erasure.from_pretrained(folder).config
-    assert config == ESDConfig(iterations=2, num_inference_steps=4, rank=2, preserve=(), seed=3)
-
-
-def test_a_dry_run_writes_nothing(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "no-cat"
-    assert main(["erase", model, "a cat", "-o", str(folder), "--device", "cpu", "--dry-run", *QUICK]) == 0
-    assert "no-a-cat: erases 'a cat'\nlayers: 67\n" in capsys.readouterr().out
-    assert not folder.exists()
-
-
-def test_every_field_is_an_option_with_its_documentation(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["erase", "--help"])
-    text = " ".join(capsys.readouterr().out.split())
-    for field in (*fields(ESDConfig), *fields(RunConfig)):
-        assert "--" + field.name.replace("_", "-") in text
-    assert "Optimiser updates." in text
-    values = ["--group", ".*attn1.*", "--eta", "2", "--no-null-space", "--offload", "--size", "64", "--lora-alpha", "3"]
-    values += ["--preserve", "a dog", "a bus", "--erase-from", "an animal", "--stop-at-alignment", "-0.5"]
-    options = _parser().parse_args(["erase", "model", "a cat", "-o", "out", *values])
-    assert ESDConfig(**_given(options, ESDConfig)) == ESDConfig(
-        group=".*attn1.*", eta=2.0, null_space=False, size=64, lora_alpha=3.0, preserve=("a dog", "a bus"),
-        erase_from="an animal", stop_at_alignment=-0.5,
-    )  # fmt: skip
-    assert RunConfig(**_given(options, RunConfig)) == RunConfig(offload=True)
-    options = _parser().parse_args(["erase", "m", "c", "-o", "o", "--preserve", "vocabulary"])
-    assert ESDConfig(**_given(options, ESDConfig)) == ESDConfig()
+@pytest.fixture(scope="module")
+def recipe(erasures: list[str], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The file of a recipe, made by the command."""
+    file = str(tmp_path_factory.mktemp("recipe") / "stack.json")
+    assert main(["recipe", f"{erasures[0]}=0.8", erasures[1], "-o", file]) == 0
+    return file
 
 
 @pytest.mark.parametrize("command", ["preview", "stack"])
-def test_pictures(command: str, model: str, erasures: list[str], tmp_path: Path) -> None:
+def test_images(command: str, model: str, erasures: list[str], tmp_path: Path) -> None:
     chosen = erasures[:1] if command == "preview" else [erasures[0], f"{erasures[1]}=0.5"]
     common = ["--prompt", "a cat", "--prompt", "a dog", "--seeds", "0", "1", "--steps", "2", "--device", "cpu"]
     assert main([command, model, *chosen, "-o", str(tmp_path / "grid.png"), *common]) == 0
     image = Image.open(tmp_path / "grid.png")
     columns = 4 if command == "preview" else 2
-    assert image.size[0] > columns * 256
-    assert image.size[1] > 4 * 256
+    assert columns * 256 < image.size[0] < (columns + 1) * 256
+    assert 4 * 256 < image.size[1] < 5 * 256
 
 
-def test_merge_bake_export_import_and_info(
+def test_the_same_images_of_a_recipe(model: str, erasures: list[str], recipe: str, tmp_path: Path) -> None:
+    def drawn(*arguments: str) -> bytes:
+        file = tmp_path / "grid.png"
+        common = ["--prompt", "a cat", "--steps", "1", "--device", "cpu", "-o", str(file)]
+        assert main([*arguments[:1], model, *arguments[1:], *common]) == 0
+        return Image.open(file).tobytes()
+
+    expected = drawn("stack", f"{erasures[0]}=0.4", f"{erasures[1]}=0.5")
+    assert drawn("stack", f"{recipe}=0.5") == expected
+    assert drawn("stack", str(Path(recipe).parent) + "=.5") == expected
+    assert drawn("preview", f"{recipe}=0.5", "--scales", "0", "1") == expected
+    with must_fail("the scale counts"):
+        assert drawn("stack", recipe) == expected
+
+
+def test_merge_bake_export_and_import(
     model: str, erasures: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     both, kohya = str(tmp_path / "both"), str(tmp_path / "both.kohya.safetensors")
@@ -105,21 +87,77 @@ def test_merge_bake_export_import_and_info(
     assert Erasure.from_pretrained(again).weights.keys() == Erasure.from_pretrained(both).weights.keys()
     assert main(["merge", both, "-o", str(tmp_path / "low"), "--rank", "1"]) == 0
     assert "relative error of rank 1: " in capsys.readouterr().out
+
+
+def test_merge_bake_and_export_take_recipes(model: str, erasures: list[str], recipe: str, tmp_path: Path) -> None:
+    assert main(["merge", recipe, "-o", str(tmp_path / "merged")]) == 0
+    assert Erasure.from_pretrained(tmp_path / "merged").provenance.parts == (("no-a-cat", 0.8), ("no-a-dog", 1.0))
+    assert main(["bake", model, recipe, "-o", str(tmp_path / "baked"), "--device", "cpu"]) == 0
+    expected = bake(StableDiffusionPipeline.from_pretrained(model), {erasures[0]: 0.8, erasures[1]: 1.0}).unet
+    weights = StableDiffusionPipeline.from_pretrained(tmp_path / "baked").unet.state_dict()
+    assert all(torch.equal(value, weights[key]) for key, value in expected.state_dict().items())
+    files = [tmp_path / name for name in ("recipe.safetensors", "merged.safetensors", "other.safetensors")]
+    sources = [[recipe], [str(tmp_path / "merged")], [erasures[0], erasures[1]]]
+    for file, source in zip(files, sources, strict=True):
+        assert main(["export", *source, "-o", str(file)]) == 0
+    assert files[0].read_bytes() == files[1].read_bytes()
+    with must_fail("the scale counts"):
+        assert files[2].read_bytes() == files[1].read_bytes()
+
+
+def test_the_command_recipe_writes_what_stack_reads(
+    erasures: list[str], recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert stack(tiny_pipeline(), recipe) == {"no-a-cat": 0.8, "no-a-dog": 1.0}
+    assert main(["recipe", f"{erasures[0]}=0.8", "me/no-dog@v1", "-o", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'stack.json'}\n"
+    second = Recipe.from_pretrained(tmp_path).entries[1]
+    assert (second.source, second.revision, second.scale) == ("me/no-dog", "v1", 1.0)
+    assert main(["info", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{erasures[0]}=0.8\nme/no-dog@v1=1.0\n", "the arguments that make it again"
+    assert main(["recipe", erasures[0], f"{erasures[0]}=0.5", "-o", str(tmp_path / "twice")]) == 1
+    assert "error: An erasure is given twice" in capsys.readouterr().err
+    assert main(["recipe", recipe, "-o", str(tmp_path / "nested")]) == 1
+    assert "error: A recipe cannot contain another recipe" in capsys.readouterr().err
+    assert not (tmp_path / "twice").exists()
+    assert not (tmp_path / "nested").exists()
+
+
+def test_push_publishes_an_erasure_or_a_recipe(erasures: list[str], recipe: str, tmp_path: Path) -> None:
+    start = "from diffusers_esd.cli import main; "
+    with local_hub.running() as hub:
+        code = f"{start}print([main(['push', {erasures[0]!r}, 'me/no-cat']), main(['push', {recipe!r}, 'me/both'])])"
+        assert local_hub.client(hub, tmp_path / "home", code).endswith("[0, 1]\n"), "local paths are not on the Hub"
+        assert "me/both" not in hub.repositories
+        mine = str(tmp_path / "mine.json")
+        code = f"{start}print([main(['recipe', 'me/no-cat=0.8', '-o', {mine!r}]), main(['push', {mine!r}, 'me/both'])])"
+        assert local_hub.client(hub, tmp_path / "home", code).endswith("[0, 0]\n")
+        printed = local_hub.client(hub, tmp_path / "home", f"{start}main(['info', 'me/both'])")
+    assert printed == f"me/no-cat@{1:040x}=0.8\n"
+    assert "pytorch_lora_weights.safetensors" in hub.repositories["me/no-cat"]
+    assert set(hub.repositories["me/both"]) == {"README.md", "stack.json"}
+
+
+def test_info_shows_what_is_true_of_an_erasure(
+    erasures: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["info", erasures[0]]) == 0
     text = capsys.readouterr().out
-    assert 'name: "no-a-cat"' in text
-    assert 'concepts: ["a cat"]' in text
-    assert "alignment, from first to last: " in text
-    assert "rank: 2" in text
-    assert "iterations: 8" in text
-    assert main(["info", both]) == 0
+    for line in ('name: "no-a-cat"', 'concepts: ["a cat"]', "rank: 2", "iterations: 8", "alignment: -0.5"):
+        assert f"{line}\n" in text
+    assert text.splitlines()[-1].startswith("alignment, from first to last: ")
+    assert text.splitlines()[-1].endswith("▁")
+    assert main(["merge", *erasures, "-o", str(tmp_path / "both")]) == 0
+    capsys.readouterr()
+    assert main(["info", str(tmp_path / "both")]) == 0
     merged = capsys.readouterr().out
     assert 'origin: "merged"' in merged
     assert "rank: 4" in merged
     assert "eta: " not in merged, "nothing is claimed of a training"
+    assert "from first to last" not in merged
 
 
-def test_info_counts_what_is_long_and_reads_former_files(
+def test_info_counts_long_lists_and_reads_former_files(
     erasures: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     erasure = Erasure.from_pretrained(erasures[0])
@@ -151,9 +189,7 @@ def sizes(folder: Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("mixed", [False, True])
-def test_baking_and_importing_keep_the_stored_types(
-    mixed: bool, erasures: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_baking_and_importing_keep_the_stored_types(mixed: bool, erasures: list[str], tmp_path: Path) -> None:
     pipe = tiny_pipeline().to(torch.float16)
     if mixed:
         pipe.vae.to(torch.float32)
@@ -186,62 +222,15 @@ def test_baking_a_model_of_the_hub_keeps_its_types(erasures: list[str], tmp_path
     with local_hub.running() as hub:
         hub.repositories["someone/model"] = files
         arguments = ["bake", "someone/model", erasures[0], "-o", str(tmp_path / "baked")]
-        client(hub, tmp_path / "home", f"from diffusers_esd.cli.main import main; assert main({arguments!r}) == 0")
+        code = f"from diffusers_esd.cli import main; assert main({arguments!r}) == 0"
+        local_hub.client(hub, tmp_path / "home", code)
     assert stored_dtypes(tmp_path / "baked") == stored_dtypes(tmp_path / "model")
     assert sizes(tmp_path / "baked") == sizes(tmp_path / "model")
     assert "base_model: someone/model" in (tmp_path / "baked" / "README.md").read_text()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (["info", "nowhere"], 1, "error: No erasure at nowhere: give its folder, its file, or "),
-        (["merge", "nowhere", "-o", "x"], 1, "error: No erasure at nowhere"),
-        (["erase", "nowhere", "a cat", "-o", "x", "--eta", "-1"], 1, "error: eta=-1.0 is out of range"),
-        (["export", "nowhere"], 2, "-o/--output"),
-        (["nothing"], 2, "invalid choice"),
-    ],
-)
-def test_errors_have_a_message_and_a_code(
-    arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    try:
-        found = main(arguments)
-    except SystemExit as error:
-        found = error.code  # type: ignore[assignment]
-    assert found == code
-    assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("arguments", [["--help"], ["erase", "--help"]])
-def test_help_is_quick_and_imports_no_torch(arguments: list[str]) -> None:
-    code = f"import sys; from diffusers_esd.cli.main import main\ntry:\n    main({arguments})\nfinally:\n    " + (
-        "print([m for m in ('torch', 'diffusers', 'safetensors', 'huggingface_hub') if m in sys.modules])"
-    )
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - started)
-    assert done.stdout.strip().endswith("[]")
-    assert min(seconds) < 0.5
-
-
-def test_paths_with_an_equals_sign_and_folders_in_the_way(
-    erasures: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_paths_with_an_equals_sign_and_a_source_given_twice(erasures: list[str], tmp_path: Path) -> None:
     odd = tmp_path / "eta=high" / "no-cat"
     Erasure.from_pretrained(erasures[0]).save_pretrained(odd)
     assert main(["merge", str(odd), f"{odd}=0.5", "-o", str(tmp_path / "merged")]) == 0
-    assert [weight for _, weight in Erasure.from_pretrained(tmp_path / "merged").provenance.parts] == [1.0, 0.5]
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "file").write_text("x")
-    assert main(["erase", "nowhere", "a cat", "-o", str(tmp_path / "full")]) == 1
-    assert "holds something that is not an erasure" in capsys.readouterr().err, "before the model is looked for"
-
-
-def test_info_imports_no_torch(erasures: list[str]) -> None:
-    code = f"import sys; from diffusers_esd.cli.main import main; main(['info', {erasures[0]!r}])"
-    code += "; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip().endswith("False")
+    assert [scale for _, scale in Erasure.from_pretrained(tmp_path / "merged").provenance.parts] == [1.0, 0.5]

@@ -1,0 +1,63 @@
+"""Options become configurations, and texts become erasures with scales."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made import made
+from tiny import tiny_pipeline
+
+from diffusers_esd import ESDConfig, Recipe
+from diffusers_esd.cli.options import add_fields, given_fields, read_erasures, with_scale
+from diffusers_esd.run import RunConfig
+
+
+def given(kind: type, values: list[str]) -> Any:
+    """The configuration of a command line."""
+    parser = argparse.ArgumentParser()
+    add_fields(parser, kind)
+    return kind(**given_fields(parser.parse_args(values), kind))
+
+
+def test_options_are_the_fields_of_a_configuration() -> None:
+    values = ["--group", ".*attn1.*", "--eta", "2", "--no-null-space", "--size", "64", "--lora-alpha", "3"]
+    values += ["--preserve", "a dog", "a bus", "--erase-from", "an animal", "--stop-at-alignment", "-0.5"]
+    assert given(ESDConfig, values) == ESDConfig(
+        group=".*attn1.*", eta=2.0, null_space=False, size=64, lora_alpha=3.0, preserve=("a dog", "a bus"),
+        erase_from="an animal", stop_at_alignment=-0.5,
+    )  # fmt: skip
+    assert given(ESDConfig, []) == ESDConfig()
+    assert given(ESDConfig, ["--preserve", "vocabulary"]) == ESDConfig()
+    assert given(ESDConfig, ["--preserve"]) == ESDConfig(preserve=())
+    assert given(RunConfig, ["--offload"]) == RunConfig(offload=True)
+    assert given(RunConfig, []) == RunConfig()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("no-cat", ("no-cat", 1.0)),
+        ("no-cat=0.8", ("no-cat", 0.8)),
+        ("no-cat=-.5", ("no-cat", -0.5)),
+        ("me/no-cat@v1=2", ("me/no-cat@v1", 2.0)),
+        ("eta=high/no-cat", ("eta=high/no-cat", 1.0)),
+        ("eta=high/no-cat=0.5", ("eta=high/no-cat", 0.5)),
+        ("no-cat=", ("no-cat=", 1.0)),
+        ("=1", ("=1", 1.0)),
+        ("no-cat=nan", ("no-cat=nan", 1.0)),
+    ],
+)
+def test_a_scale_stands_behind_the_last_equals_sign(text: str, expected: tuple[str, float]) -> None:
+    assert with_scale(text) == expected
+
+
+def test_erasures_and_recipes_are_read_with_their_scales(tmp_path: Path) -> None:
+    cat, dog = (made(tiny_pipeline(), f"a {word}", rank=1).save_pretrained(tmp_path / word) for word in ("cat", "dog"))
+    recipe = Recipe.of({cat: 0.8, dog: 0.5}).save(tmp_path)
+    read = read_erasures([str(cat), f"{cat}=0.5", f"{recipe}=0.5"])
+    assert [(erasure.name, scale) for erasure, scale in read.items()] == [
+        ("no-a-cat", 1.0), ("no-a-cat", 0.5), ("no-a-cat", 0.4), ("no-a-dog", 0.25),
+    ]  # fmt: skip

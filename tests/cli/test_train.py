@@ -1,0 +1,53 @@
+"""The command `erase` trains with the fields of both configurations."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from tiny import tiny_pipeline
+
+from diffusers_esd import Erasure, ESDConfig
+from diffusers_esd.cli import main
+from diffusers_esd.run import RunConfig
+
+QUICK = ["--iterations", "2", "--num-inference-steps", "4", "--rank", "2", "--preserve"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("model")
+    tiny_pipeline().save_pretrained(folder)
+    return str(folder)
+
+
+def test_erase_takes_the_fields_of_the_configurations(model: str, tmp_path: Path) -> None:
+    folder = str(tmp_path / "no-cat")
+    assert main(["erase", model, "a cat", "-o", folder, "--device", "cpu", "--seed", "3", "--offload", *QUICK]) == 0
+    config = Erasure.from_pretrained(folder).config
+    assert config == ESDConfig(iterations=2, num_inference_steps=4, rank=2, preserve=(), seed=3)
+
+
+def test_a_dry_run_writes_nothing(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "no-cat"
+    assert main(["erase", model, "a cat", "-o", str(folder), "--device", "cpu", "--dry-run", *QUICK]) == 0
+    assert "no-a-cat: erases 'a cat'\nlayers: 67\n" in capsys.readouterr().out
+    assert not folder.exists()
+
+
+def test_every_field_is_an_option_with_its_documentation(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["erase", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for field in (*fields(ESDConfig), *fields(RunConfig)):
+        assert "--" + field.name.replace("_", "-") in text
+    assert "Optimiser updates." in text
+
+
+def test_a_folder_with_other_files_is_refused_before_the_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("x")
+    assert main(["erase", "nowhere", "a cat", "-o", str(tmp_path)]) == 1
+    assert "something that is not an erasure" in capsys.readouterr().err
