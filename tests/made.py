@@ -65,10 +65,10 @@ def with_provenance(erasure: Erasure, **changes: Any) -> Erasure:
     return replace(erasure, provenance=replace(erasure.provenance, **changes))
 
 
-def is_equal(one: Erasure, other: Erasure) -> bool:
+def is_equal(a: Erasure, b: Erasure) -> bool:
     """Whether two erasures are the same in everything but the picture."""
     return (
-        one.to_dict() == other.to_dict()
-        and one.weights.keys() == other.weights.keys()
-        and all(torch.equal(one.weights[key], value) for key, value in other.weights.items())
+        a.to_dict() == b.to_dict()
+        and a.weights.keys() == b.weights.keys()
+        and all(torch.equal(a.weights[key], value) for key, value in b.weights.items())
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -121,3 +124,18 @@ def test_the_card_of_a_baked_pipeline() -> None:
 )
 def test_ids_of_repositories(text: str, expected: bool) -> None:
     assert is_repo_id(text) is expected
+
+
+def loaded_by(module: str) -> list[str]:
+    """Which heavy packages a new process has loaded after importing a module."""
+    code = f"import sys, {module}; print([m for m in ('torch', 'diffusers', 'peft') if m in sys.modules])"
+    return ast.literal_eval(
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout.decode()
+    )
+
+
+@pytest.mark.parametrize("module", ["diffusers_esd.card", "diffusers_esd.hub"])
+def test_cards_and_the_hub_are_light(module: str) -> None:
+    assert loaded_by(module) == []
+    with must_fail("an erasure needs torch"):
+        assert loaded_by("diffusers_esd.erasure") == []

@@ -164,9 +164,9 @@ def test_its_repr_fits_on_a_screen(erasure: Erasure) -> None:
         history=((0.5, 1.0),) * 9999,
         left_out={"too faint": tuple(f"layer {i}" for i in range(500))},
     )
-    for one in (erasure, long):
-        assert len(repr(one).splitlines()) <= 8
-        assert max(map(len, repr(one).splitlines())) <= 200
+    for text in (repr(erasure), repr(long)):
+        assert len(text.splitlines()) <= 8
+        assert max(map(len, text.splitlines())) <= 200
     for words in ("no-a-cat", "'a cat'", "StableDiffusionPipeline", "trained 'esd-u'", "rank 4", "alignment -0.50"):
         assert words in repr(erasure)
     assert "layer 1" not in repr(long.provenance)

@@ -48,10 +48,10 @@ def test_the_rows_of_a_training(erasure: Erasure) -> None:
         "alignment": "-0.50 (1: intact, 0: as without the concept's words, -1: target); a cat -0.40, a dog -0.60",
         "error of the lower rank": "25.0%",
     }
-    said = rows(replace(full, config=ESDConfig(group="esd-x", rank=2)))
-    assert expected.items() <= said.items()
-    with must_fail("a plain training has less to say"):
-        assert said.keys() == rows(erasure).keys()
+    shown = rows(replace(full, config=ESDConfig(group="esd-x", rank=2)))
+    assert expected.items() <= shown.items()
+    with must_fail("a plain training has fewer rows"):
+        assert shown.keys() == rows(erasure).keys()
     plain = rows(replace(erasure, config=ESDConfig(group="esd-x", null_space=False)))
     assert plain["group"] == "esd-x: the cross-attentions' queries, keys, values, outputs"
 

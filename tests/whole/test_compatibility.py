@@ -42,9 +42,9 @@ for group in sys.argv[3:]:
     )
     pipe.load_lora_weights(str(folder / group), weight_name="pytorch_lora_weights.safetensors")
     with torch.no_grad():
-        found = pipe.unet(inputs["x_t"], 500, inputs["states"]).sample
-    torch.testing.assert_close(found, inputs[group], rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(found, inputs["base"], atol=1e-3), "the control"
+        outputs = pipe.unet(inputs["x_t"], 500, inputs["states"]).sample
+    torch.testing.assert_close(outputs, inputs[group], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(outputs, inputs["base"], atol=1e-3), "the control"
 print("equal")
 """
 
@@ -57,14 +57,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pipe.unet.save_pretrained(root / "unet")
     x_t = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(0))
     states = pipe.encode_prompt("a cat", "cpu", 1, False)[0].detach()
-    found = {"x_t": x_t, "states": states, "base": prediction(pipe)}
+    outputs = {"x_t": x_t, "states": states, "base": prediction(pipe)}
     for group in GROUPS:
         pipe = tiny_pipeline()
         options = {"num_inference_steps": 5, "iterations": 8, "rank": 4, "lora_alpha": 6, "learning_rate": 1e-2}
         erasure = ESDTrainer(pipe, group=group, preserve=(), **options).erase("a cat")
         erasure.save_pretrained(root / group)
-        found[group] = prediction(pipe)
-    torch.save(found, root / "inputs.pt")
+        outputs[group] = prediction(pipe)
+    torch.save(outputs, root / "inputs.pt")
     (root / "script.py").write_text(SCRIPT)
     return root
 
