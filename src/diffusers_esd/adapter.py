@@ -6,7 +6,6 @@ layers that is collected once: that takes microseconds, while a walk over the mo
 
 from __future__ import annotations
 
-import math
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from .denoiser import Denoiser, Snapshot, adapter_names, evaluation, tuner_layers
+from .denoiser import Denoiser, Snapshot, adapter_names, check_present, evaluation, tuner_layers
 from .groups import Selection
 from .portable import check_fit
 from .streams import stream
@@ -169,7 +168,8 @@ def load(denoiser: Denoiser, component: str, weights: Mapping[str, Tensor], name
     user = Snapshot(denoiser)
     try:
         with _quiet():
-            denoiser.load_lora_adapter(dict(weights), prefix=component, adapter_name=name)
+            # On the meta device PEFT does not draw random numbers.
+            denoiser.load_lora_adapter(dict(weights), prefix=component, adapter_name=name, low_cpu_mem_usage=True)
     except BaseException:
         _delete(denoiser, name, user)
         raise
@@ -184,27 +184,13 @@ def activate(denoiser: Denoiser, scales: Mapping[str, float]) -> None:
     _set_scales(denoiser, scales)
 
 
-def active_scales(denoiser: Denoiser) -> dict[str, float]:
-    """The active adapters and their scales."""
-    scales: dict[str, float] = {}
-    for layer in tuner_layers(denoiser):
-        for name in layer.active_adapters:
-            if name in layer.scaling and name not in scales:
-                is_rslora = getattr(denoiser.peft_config[name], "use_rslora", False)
-                rank = math.sqrt(layer.r[name]) if is_rslora else layer.r[name]
-                scales[name] = layer.scaling[name] * rank / layer.lora_alpha[name]
-    return scales
-
-
 def remove(denoiser: Denoiser, name: str) -> None:
     """Remove an adapter; the others stay as they are.
 
     Raises:
         ValueError: If there is no adapter of that name.
     """
-    if name not in adapter_names(denoiser):
-        present = ", ".join(adapter_names(denoiser)) or "none"
-        raise ValueError(f"There is no adapter {name!r} on this pipeline; adapters on it: {present}.")
+    check_present(denoiser, [name])
     _delete(denoiser, name, Snapshot(denoiser))
 
 

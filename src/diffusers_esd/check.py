@@ -72,14 +72,14 @@ def check(
     config: ESDConfig | None,
     provenance: Provenance,
     *,
-    prompts: Sequence[str] | None,
-    seeds: Sequence[int],
+    prompts: str | Sequence[str] | None,
+    seeds: int | Sequence[int],
     num_inference_steps: int,
     family: Family | None,
     **options: Any,
 ) -> Check:
     """`Erasure.check`, for the parts of an erasure."""
-    seeds = [integer_from(0)("seeds", seed) for seed in seeds]
+    seeds = [integer_from(0)("seeds", seed) for seed in ([seeds] if isinstance(seeds, int) else seeds)]
     if not seeds:
         raise ValueError("`seeds` is empty; give at least one.")
     prompts = [check_prompt("prompts", prompt) for prompt in ([prompts] if isinstance(prompts, str) else prompts or ())]

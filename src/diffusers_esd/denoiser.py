@@ -6,6 +6,7 @@ state before that and restores it. PEFT is used in this file and in `adapter.py`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
@@ -61,6 +62,18 @@ def tuner_layers(model: nn.Module) -> list[Any]:
 def adapter_names(denoiser: Denoiser) -> list[str]:
     """Names of all adapters on the denoiser, active or not."""
     return list(getattr(denoiser, "peft_config", {}))
+
+
+def active_scales(denoiser: Denoiser) -> dict[str, float]:
+    """The active adapters and their scales."""
+    scales: dict[str, float] = {}
+    for layer in tuner_layers(denoiser):
+        for name in layer.active_adapters:
+            if name in layer.scaling and name not in scales:
+                is_rslora = getattr(denoiser.peft_config[name], "use_rslora", False)
+                rank = math.sqrt(layer.r[name]) if is_rslora else layer.r[name]
+                scales[name] = layer.scaling[name] * rank / layer.lora_alpha[name]
+    return scales
 
 
 def base_layer(layer: Any) -> Any:
@@ -163,6 +176,17 @@ def check_name(denoiser: Denoiser, name: str) -> None:
             f"The adapter name {name!r} is in use on this pipeline ({', '.join(adapter_names(denoiser))}); choose "
             f"another with name=..., or free it with pipe.delete_adapters({name!r})."
         )
+
+
+def check_present(denoiser: Denoiser, names: Collection[str]) -> None:
+    """Refuse names of adapters that are not on the denoiser.
+
+    Raises:
+        ValueError: With the names that are missing and those that are there.
+    """
+    if missing := sorted(set(names) - set(adapter_names(denoiser))):
+        present = ", ".join(adapter_names(denoiser)) or "none"
+        raise ValueError(f"There is no adapter {', '.join(map(repr, missing))} on this pipeline; adapters on it: {present}.")
 
 
 class Snapshot:

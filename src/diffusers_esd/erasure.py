@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,9 +15,11 @@ from PIL.Image import Image
 from torch import Tensor
 
 from . import adapter, card, gallery, hub
+from .check import Check, check
 from .checks import check_scale
 from .config import ESDConfig
 from .denoiser import check_denoiser, check_name, find_denoiser
+from .families import Family
 from .files import WEIGHTS_NAME, write_safetensors, write_text
 from .kohya import to_kohya
 from .names import check_adapter_name
@@ -110,8 +112,7 @@ class Erasure:
         `self.picture` is not published; give it in `pictures` for that.
 
         Args:
-            repo_id: `user/name`; it is created if it does not exist. A card that exists is updated: only our part and
-                our metadata change.
+            repo_id: `user/name`; created if it does not exist. Of a card that exists only our part is replaced.
             private: Whether a new repository is private; `None` means the account's default.
             token: Of the account; `None` means the one that `hf auth login` stored.
             pictures: Images (PIL) by prompt, such as those of `preview`, for the card's gallery.
@@ -169,6 +170,51 @@ class Erasure:
         picture = Path(path) / PICTURE_NAME
         return cls(*read_file(file), read_image(picture) if picture.is_file() else None)
 
+    def check(
+        self,
+        pipe: DiffusionPipeline,
+        prompts: str | Sequence[str] | None = None,
+        *,
+        seeds: int | Sequence[int] = (0, 1),
+        num_inference_steps: int = 25,
+        family: Family | None = None,
+        **options: Any,
+    ) -> Check:
+        """A first look: images beside those of the base model, and two alignments. The image becomes `self.picture`.
+
+        The pipeline is left as it was found. Its other active adapters are active in both models.
+
+        Args:
+            pipe: A pipeline of the family it was trained on, with or without the erasure on it.
+            prompts: Prompts of the images; `None` means the concepts, and two prompts that should look the same: of the
+                list in `preserve`, or the nearest words of the text encoder's vocabulary.
+            seeds: Seeds of the images, and of the trajectories on which alignments are measured.
+            num_inference_steps: Denoising steps of both.
+            family: The family of the pipeline, if the package does not know this kind of pipeline.
+            options: Further arguments of the pipeline's call, such as `guidance_scale`.
+
+        Returns:
+            The image and the alignments.
+
+        Raises:
+            TypeError: If a seed or a prompt has the wrong type, or the kind of pipeline is unknown.
+            ValueError: If there is no seed, or the erasure does not fit the pipeline.
+        """
+        result = check(
+            pipe,
+            self.weights,
+            self.name,
+            self.config,
+            self.provenance,
+            prompts=prompts,
+            seeds=seeds,
+            num_inference_steps=num_inference_steps,
+            family=family,
+            **options,
+        )
+        object.__setattr__(self, "picture", result.picture)
+        return result
+
     def apply(self, pipe: DiffusionPipeline, scale: float = 1.0, name: str | None = None) -> None:
         """Load onto a pipeline and activate, beside the adapters that are active.
 
@@ -179,8 +225,7 @@ class Erasure:
 
         Raises:
             TypeError: If the scale is not a number.
-            ValueError: If the scale is not finite, the name is in use or cannot be that of an adapter, or the weights
-                do not fit the pipeline.
+            ValueError: If the scale is not finite, the name cannot be used, or the weights do not fit the pipeline.
 
         Warns:
             UserWarning: If the scale is negative.

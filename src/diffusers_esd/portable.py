@@ -83,7 +83,7 @@ def check_fit(denoiser: Denoiser, component: str, weights: Mapping[str, Tensor])
     """
     modules = dict(denoiser.named_modules())
     for key, value in weights.items():
-        name, _, side = key.removeprefix(f"{component}.").removesuffix(".weight").rpartition(".")
+        name, _, side = key.removeprefix(f"{component}.").removesuffix(".weight").rpartition(".lora_")
         module = base_layer(modules.get(name))
         if not isinstance(module, nn.Linear | nn.Conv2d):
             raise ValueError(
@@ -93,7 +93,7 @@ def check_fit(denoiser: Denoiser, component: str, weights: Mapping[str, Tensor])
         kernel = (1,) * (weight.dim() - 2)  # of B
         fits = (
             value.shape[1:] == weight.shape[1:]
-            if side == "lora_A"
+            if side == "A"
             else (value.shape[:1] == weight.shape[:1] and value.shape[2:] == kernel)
         )
         if not fits:

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
 from emoji_sd import load, settings
 from tiny import tiny_pipeline, tiny_unet
 
@@ -90,19 +89,3 @@ def test_a_wide_layer_is_left_out_with_the_reason() -> None:
     unet = tiny_unet()
     assert all(unet.get_submodule(name).weight[0].numel() > 100 for name in wide)
     assert all(unet.get_submodule(name).weight[0].numel() <= 100 for name in plan.layers)
-
-
-def test_what_was_active_and_beside_is_recorded() -> None:
-    pipe = tiny_pipeline()
-    options: dict[str, Any] = {"iterations": 1, "preserve": (), **QUICK}
-    ESDTrainer(pipe, **options).erase("a cat")
-    ESDTrainer(pipe, **options).erase("a dog")
-    pipe.set_adapters(["no-a-cat", "no-a-dog"], [0.5, 1.0])
-    facts = ESDTrainer(pipe, **options).erase("a bus", beside=["no-a-dog"]).provenance
-    assert facts.active == {"no-a-cat": 0.5}
-    assert facts.beside == ("no-a-dog",)
-    assert facts.origin == "trained"
-    assert facts.base_fingerprint == ESDTrainer(tiny_pipeline(), **options).erase("a bus").provenance.base_fingerprint
-    other = ESDTrainer(tiny_pipeline(seed=1), **options).erase("a bus").provenance
-    assert facts.base_fingerprint != other.base_fingerprint
-    assert torch.__version__.startswith(facts.versions["torch"].split("+")[0])

@@ -20,10 +20,8 @@ from diffusers_esd.families import StableDiffusion
 from diffusers_esd.groups import select
 from diffusers_esd.streams import stream
 from diffusers_esd.training.encoding import Encoded
-from diffusers_esd.training.loop import Training
 from diffusers_esd.training.networks import Networks
 from diffusers_esd.training.pool import TrajectoryPool
-from diffusers_esd.training.progress import Alignments
 from diffusers_esd.training.trajectory import FreshTrajectory, States
 
 STEPS = 10
@@ -207,32 +205,6 @@ def test_without_training_states_are_denoised_from_their_noise(concepts: int, st
         torch.testing.assert_close(member.x_t, noise)
 
 
-@pytest.mark.parametrize(("batch_size", "preserve"), [(1, ()), (4, ()), (2, ("a dog",))])
-def test_evaluations_are_two_without_and_one_with_gradient(batch_size: int, preserve: tuple[str, ...]) -> None:
-    pipe, counted = tiny_pipeline(), {"no_grad": 0, "grad": 0}
-    iterations = 8
-
-    def count(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        counted["grad" if torch.is_grad_enabled() else "no_grad"] += len(inputs[0])
-
-    pipe.unet.register_forward_pre_hook(count)
-    erasure = ESDTrainer(
-        pipe,
-        num_inference_steps=STEPS,
-        iterations=iterations,
-        batch_size=batch_size,
-        rank=2,
-        preserve=preserve,
-        null_space=False,
-    ).erase("a cat")
-    pools = 2 if preserve else 1
-    samples = iterations * batch_size * pools
-    assert counted["grad"] == samples
-    started = pools * 4 * batch_size * 2 * 5  # four members per state, five steps of two evaluations at most
-    assert 2 * samples < counted["no_grad"] <= 2 * samples + started
-    assert erasure.provenance.evaluations == counted
-
-
 def test_the_loss_falls_and_the_alignment_with_it() -> None:
     erasure = ESDTrainer(
         tiny_pipeline(),
@@ -257,35 +229,6 @@ def test_training_is_reproducible_and_the_seed_matters() -> None:
     first, again, other = weights(0), weights(0), weights(1)
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert any(not torch.equal(first[key], other[key]) for key in first)
-
-
-EARLY: dict[str, Any] = {
-    "num_inference_steps": 5,
-    "iterations": 400,
-    "batch_size": 4,
-    "rank": 4,
-    "learning_rate": 5e-3,
-    "group": "esd-u",
-}
-
-
-def test_training_stops_at_the_alignment_asked_for() -> None:
-    erasure = ESDTrainer(tiny_pipeline(), **EARLY, stop_at_alignment=0.5, preserve=()).erase("a cat")
-    assert erasure.provenance.alignment <= 0.5
-    assert 20 <= erasure.provenance.iterations < 400
-
-
-def test_concepts_that_are_done_rest_and_training_ends_when_all_are() -> None:
-    concepts = ["a cat", "a dog", "a rocket"]
-    erasure = ESDTrainer(tiny_pipeline(), **EARLY, stop_at_alignment=0.3, preserve=()).erase(concepts)
-    facts = erasure.provenance
-    assert facts.complete
-    assert facts.iterations < 400
-    assert facts.alignments.keys() == set(concepts)
-    assert max(facts.alignments.values()) <= 0.3
-    assert facts.alignment == pytest.approx(sum(facts.alignments.values()) / 3)
-    looks = facts.evaluations["no_grad"] - 2 * facts.evaluations["grad"]
-    assert looks > 3 * 4, "those that rest are looked at now and then"
 
 
 def test_a_prompt_that_rests_is_not_drawn_and_the_others_have_members_enough() -> None:
@@ -326,41 +269,3 @@ def test_fresh_states_come_equally_often_too_while_others_rest(resting: int) -> 
     fresh.wake(some_prompts(1)[0])
     again = Counter(prompt for _ in range(60) for prompt in fresh.draw().prompts)
     assert max(again.values()) <= min(again.values()) + 1
-
-
-def test_before_the_end_every_concept_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that the alignments that are recorded are those of the end."""
-    trainings: list[Training] = []
-    run = Training.run
-    monkeypatch.setattr(
-        Training, "run", lambda training, callback: trainings.append(training) or run(training, callback)
-    )
-    concepts = ["a cat", "a dog", "a rocket"]
-    options = {**EARLY, "batch_size": 1, "group": "esd-x"}
-    facts = ESDTrainer(tiny_pipeline(), **options, stop_at_alignment=0.5, preserve=()).erase(concepts).provenance
-    assert facts.complete
-    assert facts.iterations < 400
-    (training,) = trainings
-    assert training.state.last_seen.keys() == set(concepts)
-    assert min(training.state.last_seen.values()) >= facts.iterations - 1
-
-
-def test_alignment_is_a_ratio_of_averages_and_a_concept_may_rise_again() -> None:
-    found = Alignments(-0.5)
-    a, b = 0.0, 0.0
-    generator = torch.Generator().manual_seed(0)
-    for visit in range(40):
-        forward, length = torch.randn(2, generator=generator), torch.rand(2, generator=generator) + 0.1
-        found.update(["a cat", "a cat"], forward, length)
-        a, b = 0.95 * a + forward.sum().item(), 0.95 * b + length.sum().item()
-        assert found.values() == {"a cat": pytest.approx(a / b, rel=1e-5)}
-        if visit < 19:
-            assert not found.is_done("a cat")
-    for _ in range(200):
-        found.update(["a cat"], torch.tensor([-1.0]), torch.tensor([1.0]))
-    assert found.is_done("a cat")
-    for _ in range(20):
-        found.update(["a cat", "a dog"], torch.tensor([1.0, -1.0]), torch.tensor([1.0, 1.0]))
-    assert not found.is_done("a cat")
-    assert found.is_done("a dog")
-    assert found.mean() == pytest.approx(sum(found.values().values()) / 2)

@@ -13,8 +13,6 @@ from diffusers import DDPMPipeline, DDPMScheduler, FlowMatchEulerDiscreteSchedul
 from tiny import style_adapter, tiny_pipeline, tiny_unet, unmarked_tokenizer
 
 from diffusers_esd import ESDTrainer, Limits
-from diffusers_esd.denoiser import base_layers
-from diffusers_esd.groups import select
 from diffusers_esd.training.vocabulary import words
 
 QUICK: dict[str, Any] = {"num_inference_steps": 3, "iterations": 1, "rank": 2, "preserve": ()}
@@ -37,8 +35,8 @@ QUICK: dict[str, Any] = {"num_inference_steps": 3, "iterations": 1, "rank": 2, "
             "a cat",
             "style",
             ValueError,
-            "The adapter name 'style' is in use on this pipeline (style); choose another with name=..., or free it with "
-            "pipe.delete_adapters('style').",
+            "The adapter name 'style' is in use on this pipeline (style); choose another with name=..., or free it "
+            "with pipe.delete_adapters('style').",
         ),
     ],
 )
@@ -55,46 +53,18 @@ def test_several_concepts_from_one_prompt() -> None:
         ESDTrainer(tiny_pipeline(), erase_from="a cowboy", **QUICK).erase(["a hat", "a horse"])
 
 
-def test_groups() -> None:
-    message = (
-        "`group`='xattn', as a regular expression, selects no layer of this denoiser; "
-        "groups that do: 'esd-x' (16 layers), 'esd-x-strict' (8 layers), 'esd-u' (67 layers), 'full' (83 layers)."
-    )
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        ESDTrainer(tiny_pipeline(), group="xattn")
-    message = "`group`='esd-x' selects no layer of this denoiser; groups that do: 'esd-u' (1 layers), 'full' (1 layers)."
-    with pytest.raises(ValueError, match=re.escape(message)):
-        select(["conv_in"], ["", "conv_in"], "esd-x")
-
-
 def test_sizes() -> None:
-    with pytest.raises(ValueError, match=r"^`size` must be a multiple of 2, the pixels of a patch; got 17; give 16 or 18.$"):
+    with pytest.raises(
+        ValueError, match=r"^`size` must be a multiple of 2, the pixels of a patch; got 17; give 16 or 18.$"
+    ):
         ESDTrainer(tiny_pipeline(), size=17)
 
 
-def test_a_group_of_ones_own_is_counted_like_the_others() -> None:
-    """The paper's other sets of parameters: self-attentions alone, and everything but the layers of the timestep."""
-    modules = [name for name, _ in tiny_unet().named_modules()]
-    layers = base_layers(tiny_unet())
-    selfs = select(layers, modules, r".*\.attn1\..*")
-    assert set(selfs.names) == {name for name in layers if ".attn1." in name}
-    timeless = select(layers, modules, r"(?!time_embedding)((?!time_emb_proj).)*")
-    assert set(layers) - set(timeless.names) == {name for name in layers if "time_emb" in name}
-    for selection in (selfs, timeless):
-        assert {name for name in modules if re.fullmatch(selection.pattern, name)} == set(selection.names)
-    erasure = ESDTrainer(tiny_pipeline(), **QUICK, group=r".*\.attn1\..*").erase("a cat")
-    assert erasure.layers().keys() == set(selfs.names)
-
-
-def test_a_group_that_the_null_space_leaves_out_whole_is_refused_at_once() -> None:
-    group = r".*attn2\.to_q"
-    with pytest.raises(ValueError, match=r"selects only queries and outputs .* null_space=False or preserve=\(\).$"):
-        ESDTrainer(tiny_pipeline(), group=group)
-    assert ESDTrainer(tiny_pipeline(), **QUICK, group=group).erase("a cat").provenance.layers == 4
-
-
 def test_too_many_steps_are_refused_before_training() -> None:
-    with pytest.raises(ValueError, match=r"`num_inference_steps`=1000 gives the timestep 1000, but the model only has those from 0 to 999"):
+    with pytest.raises(
+        ValueError,
+        match=r"`num_inference_steps`=1000 gives the timestep 1000, but the model only has those from 0 to 999",
+    ):
         ESDTrainer(tiny_pipeline(), num_inference_steps=1000)
 
 

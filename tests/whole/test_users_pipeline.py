@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import deepcopy
 from functools import cache, partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from diffusers import (
 )
 from diffusers.hooks.group_offloading import _is_group_offload_enabled
 from emoji_sd.train_diffusion import LENGTH
-from test_teacher import same, state_of
+from pipeline_state import same, state_of
 from tiny import latents, style_adapter, tiny_flux, tiny_pipeline, tiny_sd3, tiny_xl
 from torch import Tensor
 
@@ -139,28 +138,6 @@ def test_half_precision_learns_what_full_precision_does(dtype: torch.dtype, full
     assert {p.dtype for name, p in pipe.unet.named_parameters() if "lora_" not in name} == {dtype}
 
 
-def test_gradients_too_small_for_half_precision_are_scaled() -> None:
-    """The scaler's own test: without it the first update of a float16 model has zeros where float32 has none."""
-
-    @contextmanager
-    def unscaled(enabled: bool) -> Iterator[None]:
-        with pytest.MonkeyPatch.context() as patch:
-            if enabled:
-                real = torch.amp.GradScaler
-                patch.setattr(torch.amp, "GradScaler", lambda *a, **k: real(*a, **{**k, "enabled": False}))
-            yield
-
-    def untouched(without_scaler: bool) -> int:
-        pipe = tiny_pipeline().to(torch.float16)
-        with torch.no_grad():
-            pipe.unet.conv_out.weight.mul_(1e-3)
-        with unscaled(without_scaler):
-            erasure = ESDTrainer(pipe, **{**QUICK, "iterations": 1}).erase("a cat")
-        return sum(int((value == 0).sum()) for key, value in erasure.weights.items() if "lora_B" in key)
-
-    assert untouched(without_scaler=False) < untouched(without_scaler=True)
-
-
 def test_float16_is_trained_on_top_of_other_adapters() -> None:
     pipe = tiny_pipeline().to(torch.float16)
     style_adapter(pipe)
@@ -198,7 +175,7 @@ def test_after_a_failure_those_beside_are_active_again() -> None:
 def test_beside_names_what_is_there() -> None:
     pipe = tiny_pipeline()
     style_adapter(pipe)
-    with pytest.raises(ValueError, match=r"^`beside` names no-dog; adapters on the pipeline: style.$"):
+    with pytest.raises(ValueError, match=r"^There is no adapter 'no-dog' on this pipeline; adapters on it: style.$"):
         ESDTrainer(pipe, **QUICK).erase("a cat", beside=["no-dog"])
 
 
@@ -243,28 +220,6 @@ def test_an_ip_adapter_and_a_quantised_denoiser_are_refused() -> None:
     pipe.unet.hf_quantizer = object()
     with pytest.raises(ValueError, match=r"^The denoiser is quantised. Load the pipeline without quantization_config"):
         ESDTrainer(pipe)
-
-
-def test_an_overflow_is_an_error_with_a_remedy() -> None:
-    pipe = tiny_pipeline().to(torch.float16)
-    with torch.no_grad():
-        pipe.unet.conv_out.weight.mul_(1e6)
-    with pytest.raises(ValueError, match=r"^The loss is (nan|inf): predictions in torch.float16 overflow; load the"):
-        ESDTrainer(pipe, **QUICK).erase("a cat")
-    assert not hasattr(pipe.unet, "peft_config") or not pipe.unet.peft_config
-
-
-def test_an_update_that_overflows_is_made_again_at_a_smaller_scale(monkeypatch: pytest.MonkeyPatch) -> None:
-    steps: list[int] = []
-    real = torch.optim.Adam.step
-    monkeypatch.setattr(torch.optim.Adam, "step", lambda self, *a: steps.append(1) or real(self, *a))
-    pipe = tiny_pipeline().to(torch.float16)
-    with torch.no_grad():
-        pipe.unet.conv_out.weight.mul_(100)
-    erasure = ESDTrainer(pipe, **QUICK).erase("a cat")
-    assert len(steps) == erasure.provenance.iterations == 4
-    with must_fail("some attempts were made again"):
-        assert erasure.provenance.evaluations["grad"] <= 4
 
 
 def test_a_failure_while_attaching_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -388,79 +343,3 @@ def test_an_erasure_draws_in_other_pipelines_of_the_model(kind: type, tmp_path: 
     other = sibling(kind, tiny_pipeline())
     Erasure.from_pretrained(tmp_path / "no-cat").apply(other)
     assert torch.equal(edited(other), erased)
-
-
-def gradient_of_first_update(**options: Any) -> list[Tensor]:
-    """What the optimiser is given first."""
-    seen: list[Tensor] = []
-    with pytest.MonkeyPatch.context() as patch:
-
-        def step(optimizer: torch.optim.Adam, closure: None = None) -> None:
-            seen.extend(p.grad.clone() for group in optimizer.param_groups for p in group["params"])
-
-        patch.setattr(torch.optim.Adam, "step", step)
-        ESDTrainer(tiny_pipeline(), **{**QUICK, "iterations": 1, **options}).erase("a cat")
-    return seen
-
-
-def test_gradient_checkpointing_gives_the_same_gradients() -> None:
-    calls: list[int] = []
-    real = torch.utils.checkpoint.checkpoint
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.utils.checkpoint, "checkpoint", lambda *a, **k: calls.append(1) or real(*a, **k))
-        checkpointed = gradient_of_first_update(gradient_checkpointing=True)
-    with must_fail("blocks are checkpointed"):
-        assert not calls
-    plain = gradient_of_first_update()
-    for ours, theirs in zip(plain, checkpointed, strict=True):
-        torch.testing.assert_close(ours, theirs)
-
-
-def test_accumulated_gradients_are_the_mean_of_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two halves of a batch, one after the other, are as the whole."""
-    from diffusers_esd.training.trajectory import FreshTrajectory, States
-
-    generator = torch.Generator().manual_seed(0)
-    noise, position = torch.randn((4, 4, 8, 8), generator=generator), torch.tensor([0, 1, 2, 3])
-
-    def draw(n: int) -> Iterator[States]:
-        for start in range(0, 4, n):
-            here = slice(start, start + n)
-            yield States(noise[here], position[here], ("a cat",) * n)
-
-    found = []
-    for batch_size, steps in ((4, 1), (2, 2)):
-        batches = draw(batch_size)
-        monkeypatch.setattr(FreshTrajectory, "draw", lambda self, batches=batches: next(batches))
-        options = {"batch_size": batch_size, "gradient_accumulation_steps": steps, "trajectory": "fresh"}
-        found.append(gradient_of_first_update(**options))
-    for whole, halves in zip(*found, strict=True):
-        torch.testing.assert_close(whole, halves, rtol=1e-3, atol=1e-6)
-
-
-def test_offload_keeps_other_models_away_while_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    moved: list[tuple[str, str]] = []
-    pipe = tiny_pipeline()
-    names = {id(model): name for name, model in pipe.components.items()}
-    for model in (pipe.vae, pipe.text_encoder):
-        real = model.to
-        monkeypatch.setattr(model, "to", lambda d, m=model, r=real: moved.append((names[id(m)], str(d))) or r(d))
-    during: list[int] = []
-    monkeypatch.setattr("diffusers_esd.training.memory.free_memory", lambda: during.append(len(moved)))
-    ESDTrainer(pipe, **QUICK, offload=True).erase("a cat")
-    assert during[-1] % 4 == 2, "away before training"
-    assert sorted(moved[-4:]) == [("text_encoder", "cpu")] * 2 + [("vae", "cpu")] * 2, "away, and back"
-    moved.clear()
-    ESDTrainer(pipe, **QUICK).erase("a dog")
-    with must_fail("without offload nothing is moved"):
-        assert moved
-
-
-def test_eight_bits_need_bitsandbytes() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("bitsandbytes") is None:
-        with pytest.raises(ImportError, match=r"^`optimizer`='adam8bit' needs bitsandbytes: pip install"):
-            ESDTrainer(tiny_pipeline(), optimizer="adam8bit")
-    else:
-        assert ESDTrainer(tiny_pipeline(), **QUICK, optimizer="adam8bit").erase("a cat").provenance.complete

@@ -17,6 +17,7 @@ def add_commands(commands: Any) -> None:
     erase.add_argument("concept", nargs="+", help="words of the concept, or several concepts to erase together")
     erase.add_argument("--name", help="name of the adapter")
     erase.add_argument("--dry-run", action="store_true", help="print what would be trained and its cost, then stop")
+    erase.add_argument("--check", action="store_true", help="afterwards, draw check.png and print the alignments")
     add_fields(erase.add_argument_group("what is learned, the fields of ESDConfig"), ESDConfig)
     add_fields(erase.add_argument_group("how it runs, the fields of RunConfig"), RunConfig)
 
@@ -34,5 +35,8 @@ def _erase(options: argparse.Namespace) -> None:
         return
     erasure = trainer.erase(options.concept, name=options.name)
     print(erasure.save_pretrained(options.output))
+    if options.check and erasure.provenance.complete:
+        print(erasure.check(pipe))
+        erasure.save_pretrained(options.output)
     if not erasure.provenance.complete:
         raise KeyboardInterrupt

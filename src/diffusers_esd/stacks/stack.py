@@ -6,11 +6,10 @@ can be scaled or removed later.
 
 from __future__ import annotations
 
-import torch
 from diffusers import DiffusionPipeline
 
 from .. import adapter
-from ..denoiser import Denoiser, adapter_names, check_denoiser, check_name, find_denoiser
+from ..denoiser import active_scales, adapter_names, check_denoiser, check_name, find_denoiser
 from ..erasure import Erasure
 from .scales import with_scales
 from .sources import Sources, check_base, read_parts
@@ -51,7 +50,7 @@ def stack(pipe: DiffusionPipeline, erasures: Sources) -> dict[str, float]:
         for erasure, part_scale in read_parts(source, scale):
             _add(scales, erasure.name, part_scale)
             check_base(erasure, pipe)
-            if not _is_loaded(denoiser, erasure):
+            if not adapter.is_loaded(denoiser, erasure.name, component, erasure.weights):
                 check_name(denoiser, erasure.name)
                 new.append(erasure)
     loaded: list[str] = []
@@ -64,7 +63,7 @@ def stack(pipe: DiffusionPipeline, erasures: Sources) -> dict[str, float]:
         for name in loaded:
             adapter.remove(denoiser, name)
         raise
-    return adapter.active_scales(denoiser)
+    return active_scales(denoiser)
 
 
 def _add(scales: dict[str, float], name: str, scale: float) -> None:
@@ -73,11 +72,3 @@ def _add(scales: dict[str, float], name: str, scale: float) -> None:
             f"Two of the erasures have the name {name!r}; give one of them another with merge(erasure, name=...)."
         )
     scales[name] = scale
-
-
-def _is_loaded(denoiser: Denoiser, erasure: Erasure) -> bool:
-    """Whether the denoiser has this erasure already, under its own name."""
-    loaded = adapter.read_weights(denoiser, erasure.name, erasure.provenance.component)
-    return loaded.keys() == erasure.weights.keys() and all(
-        torch.equal(value, erasure.weights[key].to(value.dtype)) for key, value in loaded.items()
-    )

@@ -16,9 +16,9 @@ from typing import Any, Literal, overload
 import torch
 from diffusers import DiffusionPipeline
 
-from ..adapter import Adapter, active_scales, read_weights
+from ..adapter import Adapter, read_weights
 from ..config import ESDConfig
-from ..denoiser import adapter_names, base_layers, check_denoiser, check_name, evaluation, switched_off
+from ..denoiser import active_scales, base_layers, check_denoiser, check_name, check_present, evaluation, switched_off
 from ..erasure import Erasure
 from ..families import Family, Schedule, family_for
 from ..groups import Selection, select
@@ -142,9 +142,7 @@ class ESDTrainer:
         denoiser = self.family.denoiser
         check_name(denoiser, name)
         beside = (beside,) if isinstance(beside, str) else tuple(beside)
-        if missing := set(beside) - set(adapter_names(denoiser)):
-            present = ", ".join(adapter_names(denoiser)) or "none"
-            raise ValueError(f"`beside` names {', '.join(sorted(missing))}; adapters on the pipeline: {present}.")
+        check_present(denoiser, beside)
         with ExitStack() as stack:
             # Models that the pipeline offloads between calls are offloaded after this call, too.
             stack.callback(self.family.pipe.maybe_free_model_hooks)
