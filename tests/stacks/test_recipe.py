@@ -247,22 +247,23 @@ Erasure.from_pretrained({str(changed)!r}).push_to_hub("me/no-cat")
         {"source": "me/no-dog", "revision": "main", "scale": 0.5},
     ]
     assert "me/no-cat" in files["README.md"].decode()
-    hub.tags["me/both"] = {"v1": f"{1:040x}"}
+    hub.tags |= {"me/both": {"v1": f"{1:040x}"}, "me/no-cat": {"v1": f"{1:040x}"}}
     # A folder of the same name is not what the recipe on the Hub names.
     shutil.copytree(changed, tmp_path / "me" / "no-dog")
     code = f"""{start}
-pipe, named, expected, newest = (tiny_pipeline() for _ in range(4))
+pipe, named, tagged, expected, newest = (tiny_pipeline() for _ in range(5))
 print(stack(pipe, "me/both"))
 stack(named, Recipe.from_pretrained("me/both", revision="v1"))
+stack(tagged, {{"me/no-cat@v1": 0.8, {str(dog)!r}: 0.5}})
 stack(expected, {{{str(cat)!r}: 0.8, {str(dog)!r}: 0.5}})
 stack(newest, {{"me/no-cat": 0.8, {str(dog)!r}: 0.5}})
-print(torch.equal(latents(pipe), latents(expected)), torch.equal(latents(named), latents(expected)))
+print([torch.equal(latents(p), latents(expected)) for p in (pipe, named, tagged)])
 print(torch.equal(latents(newest), latents(expected)))
 print(stack(tiny_pipeline(), "me/both@v1"))
 """
     active = "{'no-a-cat': 0.8, 'no-a-dog': 0.5}"
     printed = local_hub.client(hub, tmp_path / "fresh", code).splitlines()
-    assert printed == [active, "True True", "False", active], "pinned: as it was, whatever was pushed since"
+    assert printed == [active, "[True, True, True]", "False", active], "pinned: as it was, whatever was pushed since"
 
 
 def test_what_a_recipe_on_the_hub_cannot_name(hub: local_hub.Hub, folders: list[Path], tmp_path: Path) -> None:
