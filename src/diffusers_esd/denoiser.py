@@ -185,8 +185,8 @@ def check_present(denoiser: Denoiser, names: Collection[str]) -> None:
         ValueError: With the names that are missing and those that are there.
     """
     if missing := sorted(set(names) - set(adapter_names(denoiser))):
-        present = ", ".join(adapter_names(denoiser)) or "none"
-        raise ValueError(f"There is no adapter {', '.join(map(repr, missing))} on this pipeline; adapters on it: {present}.")
+        quoted, present = ", ".join(map(repr, missing)), ", ".join(adapter_names(denoiser)) or "none"
+        raise ValueError(f"There is no adapter {quoted} on this pipeline; adapters on it: {present}.")
 
 
 class Snapshot:

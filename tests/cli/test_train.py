@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from controls import must_fail
 from tiny import tiny_pipeline
 
 from diffusers_esd import Erasure, ESDConfig
@@ -51,3 +53,14 @@ def test_a_folder_with_other_files_is_refused_before_the_model_is_loaded(
     (tmp_path / "file").write_text("x")
     assert main(["erase", "nowhere", "a cat", "-o", str(tmp_path)]) == 1
     assert "something that is not an erasure" in capsys.readouterr().err
+
+
+def test_erase_draws_a_first_look_if_asked(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "no-cat"
+    arguments = ["erase", model, "a cat", "-o", str(folder), "--device", "cpu"]
+    assert main([*arguments, "--check", *QUICK]) == 0
+    assert re.search(r"^a cat: alignment \S+ where it is named, \S+ where it is not$", capsys.readouterr().out, re.M)
+    assert Erasure.from_pretrained(folder).picture is not None
+    assert main([*arguments, *QUICK]) == 0
+    with must_fail("nothing is drawn without the option"):
+        assert Erasure.from_pretrained(folder).picture is not None

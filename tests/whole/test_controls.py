@@ -69,7 +69,7 @@ def test_controls_are_counted(
 
 def run(pytester: pytest.Pytester, sources: list[str], workers: list[str], line: str, **outcomes: int) -> None:
     """Run tests with our conftest in a process of their own, and look for a line and for what came of them."""
-    tests = Path(__file__).parent
+    tests = Path(__file__).parents[1]
     pytester.makeconftest((tests / "conftest.py").read_text(encoding="utf-8"))
     pytester.makeini(f"[pytest]\npythonpath = {tests}")
     pytester.makepyfile(**{f"test_{i}": source for i, source in enumerate(sources)})
