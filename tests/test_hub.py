@@ -44,8 +44,13 @@ print(e.push_to_hub({repo!r}, {options}))
 
 LOAD = """
 from diffusers_esd import Erasure
+print(Erasure.from_pretrained({repo!r}).name)
+"""
+# The errors need no torch, whose import takes seconds.
+FAIL = """
+from diffusers_esd.hub import locate
 try:
-    print(Erasure.from_pretrained({repo!r}).name)
+    print(locate({repo!r}, "pytorch_lora_weights.safetensors"))
 except FileNotFoundError as error:
     print(error)
 """
@@ -92,15 +97,15 @@ def test_a_private_repository_needs_the_token(hub: local_hub.Hub, erasure: Erasu
     client(hub, tmp_path, PUSH.format(folder=folder, repo=REPO, options="private=True"))
     assert client(hub, tmp_path / "a", LOAD.format(repo=REPO)).strip() == "no-a-cat"
     message = f"There is neither a folder nor a repository '{REPO}'; a private one needs a token."
-    assert client(hub, tmp_path / "b", LOAD.format(repo=REPO), token=None).strip() == message
+    assert client(hub, tmp_path / "b", FAIL.format(repo=REPO), token=None).strip() == message
     message = "There is neither a folder nor a repository 'someone/nothing'"
-    assert message in client(hub, tmp_path / "c", LOAD.format(repo="someone/nothing"))
+    assert message in client(hub, tmp_path / "c", FAIL.format(repo="someone/nothing"))
 
 
 def test_a_repository_without_an_erasure_says_so(hub: local_hub.Hub, tmp_path: Path) -> None:
     hub.repositories["someone/else"] = {"README.md": b"x"}
     message = "The repository 'someone/else' does not contain pytorch_lora_weights.safetensors; give another repo"
-    assert message in client(hub, tmp_path, LOAD.format(repo="someone/else"))
+    assert message in client(hub, tmp_path, FAIL.format(repo="someone/else"))
 
 
 def test_an_interrupted_upload_is_completed_by_the_next(hub: local_hub.Hub, erasure: Erasure, tmp_path: Path) -> None:
@@ -140,7 +145,7 @@ def test_without_a_connection_no_card_is_taken_for_missing(erasure: Erasure, tmp
     gone = local_hub.Hub()
     gone.url = url
     message = f"There is no folder '{REPO}', and the Hub cannot be reached."
-    assert message in client(gone, tmp_path, LOAD.format(repo=REPO))
+    assert message in client(gone, tmp_path, FAIL.format(repo=REPO))
     code = f"from diffusers_esd.cli.main import main; import sys; sys.exit(main(['push', {folder!r}, {REPO!r}]))"
     message = f"error: The Hub cannot be reached; nothing was published at '{REPO}' ("
     with pytest.raises(AssertionError, match=re.escape(message)) as caught:
