@@ -178,6 +178,12 @@ def test_an_empty_revision_is_refused() -> None:
         Erasure.from_pretrained("a/b@")
 
 
+def test_a_revision_of_a_local_folder_is_refused(tmp_path: Path) -> None:
+    message = f"`revision` is for a repository on the Hub, got 'v2' for the local path {tmp_path}."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Erasure.from_pretrained(tmp_path, revision="v2")
+
+
 def test_two_revisions_are_refused() -> None:
     message = "'a/b@v1' has a revision, and `revision` is 'v2'; give one of them."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):

@@ -20,7 +20,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from . import adapter
-from .checks import check_prompt, integer_from
+from .arguments import check_prompt, integer_from
 from .config import ESDConfig
 from .denoiser import Denoiser, adapter_names, check_denoiser, evaluation, switched_off
 from .families import Family, Schedule, family_for

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-from .checks import Check, check_flag, check_prompt, integer_from, number_in, one_of
+from .arguments import Check, check_flag, check_prompt, integer_from, number_in, one_of
 
 Group = Literal["esd-x", "esd-x-strict", "esd-u", "full"]
 Rollout = Literal["student", "teacher"]

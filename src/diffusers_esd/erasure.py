@@ -15,8 +15,8 @@ from PIL.Image import Image
 from torch import Tensor
 
 from . import adapter, card, gallery, hub
+from .arguments import check_scale
 from .check import Check, check
-from .checks import check_scale
 from .config import ESDConfig
 from .denoiser import check_denoiser, check_name, find_denoiser
 from .families import Family

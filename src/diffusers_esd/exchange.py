@@ -14,8 +14,8 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
+from .arguments import check_prompt, integer_from, warn_user
 from .base_model import fingerprint, model_name
-from .checks import check_prompt, integer_from, warn_user
 from .denoiser import base_layers, base_weights, check_denoiser
 from .erasure import Erasure
 from .families import Family, family_for

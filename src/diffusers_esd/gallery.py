@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL.Image import Image
 
-from .checks import warn_user
+from .arguments import warn_user
 
 _EXPLICIT = re.compile(
     r"(?<![a-z])(nud\w*|naked|nsfw|porn\w*|sex\w*|erotic\w*|genital\w*|gore\w*|blood\w*|violen\w*|suicid\w*)(?![a-z])"

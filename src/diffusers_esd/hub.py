@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import HfApi, ModelCard, create_repo, hf_hub_download, upload_folder
+from huggingface_hub import HfApi, ModelCard, create_repo, file_exists, hf_hub_download, upload_folder
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -67,10 +67,12 @@ def locate(
 
     Raises:
         FileNotFoundError: If the file, the folder or the repository does not exist.
-        ValueError: If a revision is given twice, or is empty.
+        ValueError: If a revision is given twice, is empty, or is given for a local path.
     """
     names = (filenames,) if isinstance(filenames, str) else tuple(filenames)
     file = Path(path)
+    if file.exists() and revision is not None:
+        raise ValueError(f"`revision` is for a repository on the Hub, got {revision!r} for the local path {path}.")
     if file.is_file():
         return file
     if file.is_dir():
@@ -165,6 +167,19 @@ def _clear_errors(repo_id: str, revision: str | None) -> Iterator[None]:
         ) from error
     except RevisionNotFoundError as error:
         raise FileNotFoundError(f"The repository {repo_id!r} has no revision {revision!r}.") from error
+
+
+def contains(repo_id: str, filename: str, *, token: str | bool | None = None) -> bool:
+    """Whether a repository exists for this token and contains a file.
+
+    Raises:
+        ConnectionError: If the Hub cannot be reached.
+    """
+    try:
+        return file_exists(repo_id, filename, token=token)
+    # Connection errors are those of the HTTP library, which differs between versions of huggingface_hub.
+    except Exception as error:
+        raise ConnectionError(f"The Hub cannot be reached; nothing was published at {repo_id!r} ({error}).") from error
 
 
 def publish(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from .checks import check_flag
+from .arguments import check_flag
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -271,6 +271,7 @@ def test_what_a_recipe_on_the_hub_cannot_name(hub: local_hub.Hub, folders: list[
     nested = local | {"erasures": [{**GOOD, "source": "me/local"}]}
     hub.repositories |= {name: {"stack.json": json.dumps(values).encode()} for name, values in
                          (("me/local", local), ("me/nested", nested))}  # fmt: skip
+    hub.repositories["me/taken"] = {"pytorch_lora_weights.safetensors": b""}
     code = f"""{USE.format(folder=str(tmp_path))}
 def attempt(call):
     try:
@@ -280,6 +281,7 @@ def attempt(call):
 attempt(lambda: Recipe.of({str(folders[0])!r}).push_to_hub("me/new"))
 attempt(lambda: Recipe.of("me/missing").push_to_hub("me/new"))
 attempt(lambda: Recipe.of("me/local").push_to_hub("new"))
+attempt(lambda: Recipe.of("me/nested").push_to_hub("me/taken"))
 attempt(lambda: Recipe.from_pretrained("me/local"))
 attempt(lambda: stack(tiny_pipeline(), "me/nested"))
 attempt(lambda: stack(tiny_pipeline(), "me/missing"))
@@ -290,12 +292,14 @@ attempt(lambda: stack(tiny_pipeline(), "me/missing"))
     )
     assert "'me/missing'" in printed[1]
     assert printed[2] == "`repo_id` must be 'user/name', got 'new'."
-    assert printed[3].endswith(
+    assert printed[3] == "'me/taken' contains an erasure, which would be read instead; give another repository."
+    assert printed[4].endswith(
         f"is damaged: erasures[0]: a recipe on the Hub must name erasures on the Hub, got the path {str(folders[0])!r}"
     )
-    assert printed[4].startswith("A recipe cannot contain another recipe, got me/local")
-    assert "'me/missing'" in printed[5]
+    assert printed[5].startswith("A recipe cannot contain another recipe, got me/local")
+    assert "'me/missing'" in printed[6]
     assert "me/new" not in hub.repositories
+    assert list(hub.repositories["me/taken"]) == ["pytorch_lora_weights.safetensors"]
 
 
 def test_only_what_is_needed_is_downloaded(hub: local_hub.Hub, folders: list[Path], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from .. import adapter
-from ..checks import check_scale
+from ..arguments import check_scale
 from ..denoiser import find_denoiser
 from ..stacks.sources import Sources, read_all
 from ..stacks.stack import stack

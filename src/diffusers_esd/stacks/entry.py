@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import hub
-from ..checks import check_scale
+from ..arguments import check_scale
 from ..files import WEIGHTS_NAME
 from ..json_values import number, optional, text
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..checks import integer_from
+from ..arguments import integer_from
 from ..erasure import Erasure
 from ..groups import names_pattern
 from ..low_rank import summed, truncated

@@ -165,12 +165,14 @@ class Recipe:
             The commit's address.
 
         Raises:
-            ValueError: If `repo_id` cannot be the id of a repository, or an entry is a local path.
+            ValueError: If `repo_id` cannot be an id or contains an erasure, or an entry is a local path.
             FileNotFoundError: If an entry is not on the Hub.
             ConnectionError: If the Hub cannot be reached.
         """
         hub.check_repo_id(repo_id)
         pinned = self.pinned(token=token)
+        if hub.contains(repo_id, WEIGHTS_NAME, token=token):
+            raise ValueError(f"{repo_id!r} contains an erasure, which would be read instead; give another repository.")
         with TemporaryDirectory() as temporary:
             folder = Path(temporary)
             pinned.save(folder)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..checks import check_scale
+from ..arguments import check_scale
 
 
 def with_scales(erasures: Any) -> list[tuple[Any, float]]:

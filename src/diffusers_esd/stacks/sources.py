@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import hub
+from ..arguments import warn_user
 from ..base_model import fingerprint, model_name, same_weights
-from ..checks import warn_user
 from ..denoiser import find_denoiser
 from ..erasure import Erasure
 from ..families import FAMILIES

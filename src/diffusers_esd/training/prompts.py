@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ..checks import check_prompt
+from ..arguments import check_prompt
 from ..config import ESDConfig
 from ..families import Family
 from ..limits import Limits

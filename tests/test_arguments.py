@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from controls import must_fail
 
-from diffusers_esd.checks import check_flag, check_prompt, check_scale, integer_from, number_in, one_of
+from diffusers_esd.arguments import check_flag, check_prompt, check_scale, integer_from, number_in, one_of
 
 CHOICES = Literal["pool", "fresh"]
 above_0 = number_in("above 0", lambda value: value > 0)
