@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .check import Check
     from .config import ESDConfig
     from .erasure import Erasure
     from .exchange import export, import_erasure
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .training.trainer import ESDTrainer
 
 _HOME = {
+    "Check": "check",
     "ESDConfig": "config",
     "ESDTrainer": "training.trainer",
     "Erasure": "erasure",
@@ -43,6 +45,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Check",
     "ESDConfig",
     "ESDTrainer",
     "Erasure",
