@@ -1,5 +1,7 @@
 """The adapter on a denoiser: attach, switch off for the teacher, read and load weights.
 
+PEFT is used in this file and in `denoiser.py`, nowhere else.
+
 The teacher is the denoiser with *our* adapter off; the user's active adapters stay on in both. Switching uses a list of
 layers that is collected once: that takes microseconds, while a walk over the model takes tens of milliseconds.
 """

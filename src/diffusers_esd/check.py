@@ -1,4 +1,4 @@
-"""`check`: a first look at an erasure, in about a minute. An evaluation takes longer and says more.
+"""`check`: a first look at an erasure, on fixed seeds. (`pictures.preview` compares scales on prompts of your choice.)
 
 With the base model's direction `u = e_cond - e_null` of the concept, along guided trajectories of the base model,
 

@@ -7,6 +7,16 @@ A stream is named by the seed, a purpose and further keys, such as the member of
 Streams of different names are independent, so two seeds share no numbers. What is drawn from one stream does not depend
 on what was drawn from others, so a training that is split among processes draws the same numbers. The global generators
 are never used.
+
+    adapter, <layer>                 initial A of a layer
+    erase, preserve                  the two sources of training states: order of prompts ("order"), order and first
+                                     positions of a pool's members ("turns", "offset"), noise (member, lap)
+    preserved, vocabulary, contexts  which prompts are used
+    moments, inputs                  noise of the null space's trajectories, and samples of the layers' inputs
+    subspace                         start of the eigenvectors, with seed 0
+    check                            noise of the trajectories of `Erasure.check`
+
+Images are the exception: their noise has the seed that the user gives (`pictures.draw`).
 """
 
 from __future__ import annotations

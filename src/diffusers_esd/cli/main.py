@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import erasures, train
+from . import erase, erasures
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="diffusers-esd", description="Erase concepts from text-to-image models.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    train.add_commands(commands)
+    erase.add_commands(commands)
     erasures.add_commands(commands)
     options = parser.parse_args(arguments)
     try:

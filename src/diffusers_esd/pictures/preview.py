@@ -1,4 +1,4 @@
-"""`preview`: the same prompts and seeds at several scales of an erasure, side by side."""
+"""`preview`: the same prompts and seeds at several scales, side by side. (`check.py` makes the picture of `check`.)"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Sources: what may name an erasure, how it is read, and whether it fits a pipeline."""
+"""Sources: what may name an erasure, how it is read, and whether it fits a pipeline.
+
+A source is an `Erasure`, a `Recipe`, the folder or file of one, or a Hub id, `user/name` or `user/name@revision`.
+`hub.locate` decides whether a text is a path or a Hub id. `stack` also takes the name of an adapter on the pipeline.
+"""
 
 from __future__ import annotations
 

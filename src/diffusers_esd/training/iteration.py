@@ -6,8 +6,9 @@ At states x_t of a trajectory of the concept c, and y_t of a trajectory of a pre
     loss = MSE(student(x_t, c), e_null - eta * (e_cond - e_null))                      Eq. 7, arXiv:2303.07345
          + preserve_weight * MSE(student(y_t, p), teacher(y_t, p))
 
-With `erase_from` the student and the trajectory have that prompt f in the place of c, and the first `e_null` becomes
-`e_from = teacher(x_t, f)`. The same predictions move the trajectories on.
+With `erase_from` = f, the student and the trajectory have the prompt f, not c, and the target of the first term becomes
+`e_from - eta * (e_cond - e_null)` with `e_from = teacher(x_t, f)`. A pool makes its next denoising step with the same
+predictions, so that training states cost no evaluations of their own.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from .networks import Networks
 from .state import TrainingState
 from .trajectory import States
 
-_ATTEMPTS = 32  # at one update; after each the scaler lowers the scale of the loss
+_ATTEMPTS = 32  # per update; after one that overflows, the scaler halves the scale of the loss
 _REMEDY = "load the pipeline in bfloat16 or float32, or lower the learning rate."
 
 
 @dataclass(frozen=True)
 class Iteration:
-    """One optimiser update, again and again.
+    """Makes one optimiser update per call of `update`.
 
     Attributes:
         config: The configuration.
@@ -46,14 +47,17 @@ class Iteration:
     state: TrainingState
 
     def erase_loss(self, states: States) -> tuple[Tensor, Tensor]:
-        """The first term of the loss, and the numerator and denominator of its alignment, (2,)."""
+        """The first term of the loss, and the two sums of the batch's alignment, (2,).
+
+        It also moves the trajectories on, and records the alignments.
+        """
         x_t, position, prompts = states.x_t, states.position, states.prompts
         empty = [""] * len(prompts)
         e_from = None
         if self.config.erase_from is None:
             e_null, e_cond = self.networks.teacher(x_t, position, empty, prompts)
         else:
-            concept = list(self.concepts) * len(prompts)
+            concept = list(self.concepts) * len(prompts)  # `erase_from` allows one concept
             e_null, e_cond, e_from = self.networks.teacher(x_t, position, empty, concept, prompts)
         e_student = self.networks.student(x_t, position, prompts)
         origin = None if e_from is None else e_from.float()
@@ -66,7 +70,7 @@ class Iteration:
         return loss, torch.stack([along.sum(), length.sum()])
 
     def preserve_loss(self, states: States) -> Tensor:
-        """The second term of the loss, without its weight."""
+        """The second term of the loss, without its weight. It also moves the trajectories on."""
         y_t, position, prompts = states.x_t, states.position, states.prompts
         e_null, e_teacher = self.networks.teacher(y_t, position, [""] * len(prompts), prompts)
         e_student = self.networks.student(y_t, position, prompts)
@@ -75,7 +79,7 @@ class Iteration:
         return mse_loss(e_student.float(), e_teacher.float())
 
     def update(self) -> None:
-        """One optimiser update, and one more entry in the history.
+        """One optimiser update, and one more entry in the history. If gradients overflow, it tries other states.
 
         Raises:
             ValueError: If predictions or gradients overflow in the base model's type.
@@ -90,7 +94,7 @@ class Iteration:
         self.state.history.append(entry)
 
     def _accumulate(self) -> tuple[float, float]:
-        """Gradients of all batches; the loss and the alignment."""
+        """The mean gradients of all batches. Returns the loss and the alignment."""
         state, n = self.state, self.config.gradient_accumulation_steps
         state.optimizer.zero_grad()
         loss = along = length = 0.0
@@ -113,7 +117,7 @@ class Iteration:
         return value
 
     def _step(self) -> bool:
-        """The optimiser's step. `False` if the gradients overflowed, so that there was none."""
+        """The optimiser's step. Returns whether it was made: it is skipped if gradients overflow."""
         state = self.state
         if self.config.max_grad_norm is not None:
             state.scaler.unscale_(state.optimizer)
@@ -121,7 +125,8 @@ class Iteration:
         scale = state.scaler.get_scale()
         state.scaler.step(state.optimizer)
         state.scaler.update()
-        return state.scaler.get_scale() >= scale
+        return state.scaler.get_scale() >= scale  # it is lowered after an overflow only
 
     def _rollout(self, e_student: Tensor, e_teacher: Tensor) -> Tensor:
+        """The prediction that moves the trajectories."""
         return e_student.detach() if self.config.rollout == "student" else e_teacher

@@ -1,4 +1,7 @@
-"""The loop of a training: iterations until all concepts are done, all iterations are made, or Ctrl-C."""
+"""The loop of a training. It ends when all concepts are done, after `iterations`, or at Ctrl-C.
+
+A concept that is done rests: it is not trained, but measured from time to time, and trained again if it comes back.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,16 @@ from .progress import Progress
 from .prompts import Prompts
 from .state import new_state
 
-_LOOK_EVERY = 4  # iterations between two looks at concepts that are done
-_LOOKS = 8  # looks until each of them was seen once
+_MEASURE_EVERY = 4  # iterations between two measurements of resting concepts
+_MEASUREMENTS = 8  # in so many, each of them is measured once
 
 
 class Training:
-    """Trains an adapter.
+    """The iterations of one `ESDTrainer.erase`.
 
     Args:
         config: The configuration.
-        networks: Teacher and student; they have the prompts encoded.
+        networks: Teacher and student; the prompts are encoded already.
         parameters: The weights that train.
         prompts: The prompts.
 
@@ -62,7 +65,7 @@ class Training:
             pass
 
     def iterate(self) -> Progress:
-        """One optimiser update; concepts that are done rest, and concepts that are not done any more wake."""
+        """One optimiser update. Then concepts that are done rest, and resting ones that have come back wake."""
         state = self.state
         self._iteration.update()
         self._settle()
@@ -72,20 +75,21 @@ class Training:
         return Progress(len(state.history), loss, alignment, smoothed, state.alignments.values())
 
     def _settle(self) -> None:
-        """Let concepts rest or wake. A look now and then shows which resting concepts have come back."""
+        """Let concepts rest or wake. Every few iterations, some of the resting ones are measured."""
         state = self.state
         resting = state.erase.resting
-        if resting and len(state.history) % _LOOK_EVERY == 0:
-            self._look(math.ceil(len(resting) / (_LOOKS * self.config.batch_size)))
+        if resting and len(state.history) % _MEASURE_EVERY == 0:
+            self._measure(math.ceil(len(resting) / (_MEASUREMENTS * self.config.batch_size)))
         self._rest_or_wake()
         if not state.erase.has_work():
-            # Before the end, look at every concept that this iteration did not draw.
+            # Nothing is left to train. Before the end, every concept is measured that this iteration did not draw; if
+            # one has come back, the training goes on.
             while any(state.last_seen[prompt] < len(state.history) - 1 for prompt in resting):
-                self._look(1)
+                self._measure(1)
             self._rest_or_wake()
 
     @torch.no_grad()
-    def _look(self, batches: int) -> None:
+    def _measure(self, batches: int) -> None:
         """Update the alignments of resting concepts, without training on them."""
         for _ in range(batches):
             self._iteration.erase_loss(self.state.erase.draw_resting())

@@ -1,4 +1,8 @@
-"""`TrainingState`: everything that an iteration changes. A checkpoint is this state, written to a file."""
+"""`TrainingState`: everything that an iteration changes. (The training states x_t are in `trajectory`.)
+
+A checkpoint, which does not exist yet, would be this state in a file. With a null space it would also need A, which no
+iteration changes.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +30,12 @@ class TrainingState:
         parameters: The weights that train.
         optimizer: Adam.
         lr_scheduler: The learning-rate schedule.
-        scaler: Scales the loss on a base in float16, because gradients would underflow; it skips an update if they
-            overflow.
-        erase: The source of states on which the concept is erased.
-        preserve: The source of states of the preserve loss, if there is one.
-        alignments: The smoothed alignment of each prompt of the student.
-        last_seen: The iteration that drew each prompt of the student last.
+        scaler: For a base model in float16: multiplies the loss, so that gradients do not underflow, and skips an
+            update if they overflow.
+        erase: The source of x_t for the erase loss.
+        preserve: The source of x_t for the preserve loss, if there is one.
+        alignments: The smoothed alignment of each prompt that the student is trained on: the concepts, or `erase_from`.
+        last_seen: For each of these prompts, the iteration, from 0, that last drew or measured it.
         history: Loss and alignment of each iteration.
     """
 
@@ -53,18 +57,21 @@ def new_state(
 
     Args:
         config: The configuration.
-        networks: Teacher and student; they have the prompts encoded.
+        networks: Teacher and student; the prompts are encoded already.
         parameters: The weights that train.
         prompts: The prompts.
     """
     family = networks.schedule.family
     optimizer = _optimizer(config)(parameters, lr=config.learning_rate)
-    has_warmup = config.lr_scheduler == "constant" and config.lr_warmup_steps
+    # The other schedules have a warm-up of their own.
+    kind = (
+        "constant_with_warmup" if config.lr_scheduler == "constant" and config.lr_warmup_steps else config.lr_scheduler
+    )
     return TrainingState(
         parameters=parameters,
         optimizer=optimizer,
         lr_scheduler=get_scheduler(
-            "constant_with_warmup" if has_warmup else config.lr_scheduler,
+            kind,
             optimizer,
             num_warmup_steps=config.lr_warmup_steps,
             num_training_steps=config.iterations,
@@ -93,7 +100,7 @@ def _trajectory(
 
 
 def _optimizer(config: ESDConfig) -> Any:
-    """Adam's class."""
+    """The optimiser's class."""
     if config.optimizer == "adam":
         return torch.optim.Adam
     from bitsandbytes.optim import Adam8bit

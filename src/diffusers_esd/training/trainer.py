@@ -42,9 +42,9 @@ class ESDTrainer:
 
     Args:
         pipe: A pipeline of a known family.
-        config: What is learned; `None` means the defaults.
-        run: How it runs; `None` means the defaults.
-        family: The family of the pipeline, if the package does not know this kind of pipeline.
+        config: Settings of what is learned; `None` means the defaults.
+        run: Settings of how the training runs; `None` means the defaults.
+        family: The family to use; `None` finds it by the pipeline's class.
         limits: The fixed numbers of vocabulary and null space, seldom changed.
         overrides: Fields of `ESDConfig` and of `RunConfig` to change.
 
@@ -80,6 +80,7 @@ class ESDTrainer:
                 f"A {type(self.family.denoiser).__name__} does not support `gradient_checkpointing`; set it to False."
             )
         self._shape = self.family.latent_shape(self.config.size)
+        # For their errors only; what is trained may have changed until `erase` is called.
         self.selection()
         with own_settings(self.family.device):
             self.schedule()
@@ -115,15 +116,15 @@ class ESDTrainer:
         callback: Callable[[Progress], None] | None = None,
         dry_run: bool = False,
     ) -> Erasure | Plan:
-        """Train an adapter that erases a concept. It stays on the pipeline, active beside what was active before.
+        """Train an adapter that erases a concept. It stays on the pipeline, and what was active before stays active.
 
         Args:
             concept: The concept in words, or several that one adapter erases together.
             name: Name of the adapter; `None` makes one from the concept, such as `"no-van-gogh"`.
-            beside: Names of adapters that are switched off during training, such as earlier erasures. The new erasure
+            beside: Names of adapters, such as earlier erasures, that are switched off during training. The new erasure
                 then does not depend on them. By default it is trained on top of everything that is active.
             callback: Called after every iteration.
-            dry_run: Only return what would be trained and what it would cost. The denoiser is not evaluated.
+            dry_run: Only return what would be trained and what it would cost. Nothing is trained.
 
         Returns:
             The erasure. After Ctrl-C during the iterations it is the state at that moment, and `provenance.complete` is
@@ -143,23 +144,23 @@ class ESDTrainer:
         check_name(denoiser, name)
         beside = (beside,) if isinstance(beside, str) else tuple(beside)
         check_present(denoiser, beside)
-        with ExitStack() as stack:
-            # Models that the pipeline offloads between calls are offloaded after this call, too.
-            stack.callback(self.family.pipe.maybe_free_model_hooks)
-            stack.enter_context(own_settings(self.family.device))
+        with ExitStack() as exits:
+            # The pipeline's offloaded models are offloaded again, as after one of its own calls.
+            exits.callback(self.family.pipe.maybe_free_model_hooks)
+            exits.enter_context(own_settings(self.family.device))
             warn_of_long(self.family, given_prompts(self.config, concepts))
             prompts = choose(self.family, self.config, self.limits, concepts)
             if dry_run:
                 return make_plan(self.family, self.config, self.limits, name, selection, prompts)
-            stack.enter_context(without_group_offloading(denoiser))
-            stack.enter_context(switched_off(denoiser, beside))
+            exits.enter_context(without_group_offloading(denoiser))
+            exits.enter_context(switched_off(denoiser, beside))
             return self._erase(name, selection, prompts, beside, callback)
 
     def schedule(self) -> Schedule:
         """The schedule of the trajectories, on the pipeline's device.
 
         Raises:
-            ValueError: If the model does not have so many timesteps.
+            ValueError: If `num_inference_steps` is too large for the model's timesteps.
         """
         return self.family.schedule(self.config.num_inference_steps, self._shape, self.config.guidance_scale)
 
@@ -197,6 +198,7 @@ class ESDTrainer:
         config, family = self.config, self.family
         active = active_scales(family.denoiser)
         encoded = Encoded(family)
+        # All prompts are encoded here: the text encoders are not needed any more when the denoiser is.
         finder = self._finder(selection, prompts, encoded) if is_confined(config, prompts) else None
         encoded.add(["", *prompts.concepts, *prompts.student, *prompts.loss])
         with offloaded(family, self.run):
@@ -239,7 +241,7 @@ class ESDTrainer:
 
     def _find(self, finder: NullSpaceFinder) -> NullSpace:
         denoiser = self.family.denoiser
-        # Compiled code would be compiled again for the hooks of every layer, or would ignore them.
+        # Hooks would make compiled code recompile for every layer, or would be ignored.
         compiled = any(module._compiled_call_impl is not None for module in denoiser.modules())
         with evaluation(denoiser), torch.compiler.set_stance("force_eager") if compiled else nullcontext():
             return finder.find()

@@ -1,8 +1,13 @@
-"""Training states `x_t`: what a source of them offers, and the paper's source, `FreshTrajectory`.
+"""Sources of training states x_t.
 
-A state lies on a denoising trajectory of a prompt, guided as `e_null + guidance_scale * (e_rollout - e_null)`, with the
-teacher's `e_null` and the student's or the teacher's `e_rollout`. `TrajectoryPool` (in `pool`) is the source that costs
-nothing; `docs/theory.md` compares the two.
+x_t lies on a denoising trajectory of a prompt. A trajectory starts from noise, and moves with the guided prediction
+`e_null + guidance_scale * (e_rollout - e_null)`: `e_null` is the teacher's, `e_rollout` the student's or the teacher's.
+
+    trajectory="pool"   (default) x_t is the current state of one of several trajectories, which then moves on with the
+                        predictions of the loss: `TrajectoryPool` in `pool.py`
+    trajectory="fresh"  x_t is denoised from new noise to a random timestep, as in the paper: `FreshTrajectory` here
+
+`docs/theory.md` compares the two.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command that trains: `erase`. Its options are the fields of `ESDConfig` and `RunConfig`."""
+"""The command `erase`, which trains. Its options are the fields of `ESDConfig` and `RunConfig`."""
 
 from __future__ import annotations
 
