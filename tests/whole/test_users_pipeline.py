@@ -20,7 +20,7 @@ from diffusers import (
 )
 from diffusers.hooks.group_offloading import _is_group_offload_enabled
 from emoji_sd.train_diffusion import LENGTH
-from pipeline_state import same, state_of
+from pipelines import same, state_of
 from tiny import latents, style_adapter, tiny_flux, tiny_pipeline, tiny_sd3, tiny_xl
 from torch import Tensor
 
