@@ -10,6 +10,7 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from diffusers_esd import Erasure
+from diffusers_esd.objective import projections
 
 
 @torch.no_grad()
@@ -63,3 +64,9 @@ def with_deltas(pipe: StableDiffusionPipeline, scales: Mapping[Erasure, float]) 
                 delta = torch.einsum("or,ri->oi", b.flatten(1).double(), a.flatten(1).double())
                 weight.data += (scale * delta).view_as(weight).float()
     return pipe
+
+
+def alignment(*predictions: Tensor) -> Tensor:
+    """The ratio of both sums, over all states."""
+    along, length = projections(*predictions)
+    return along.sum() / length.sum()

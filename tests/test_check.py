@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from controls import must_fail
+from diffusers import FlowMatchEulerDiscreteScheduler
 from emoji_sd import load
 from made import made, with_provenance
 from PIL import ImageChops
@@ -87,13 +88,20 @@ def is_pairwise_equal(picture: Any) -> bool:
     return all(ImageChops.difference(tiles[i], tiles[i + 1]).getbbox() is None for i in (0, 2))
 
 
-@pytest.mark.parametrize("state", ["absent", "present", "another of the name"])
-def test_the_pipeline_is_left_as_it_was_found(state: str) -> None:
+STATES = ["absent", "present", "under another name", "twice", "another of the name"]
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_the_pipeline_is_left_as_it_was_found_and_the_result_does_not_depend_on_it(state: str) -> None:
     pipe = tiny_pipeline()
     style_adapter(pipe)
     erasure, other = made(pipe), made(pipe, seed=1)
-    if state != "absent":
-        (erasure if state == "present" else other).apply(pipe, 0.3)
+    if state in ("present", "twice"):
+        erasure.apply(pipe, 0.3)
+    if state in ("under another name", "twice"):
+        erasure.apply(pipe, 0.7, name="copy")
+    if state == "another of the name":
+        other.apply(pipe, 0.3)
     before, active, randomness = state_of(pipe), pipe.get_active_adapters(), torch.random.get_rng_state()
     check = erasure.check(pipe, **QUICK)
     same(before, state_of(pipe))
@@ -139,8 +147,9 @@ def test_by_default_the_nearest_words_are_drawn_too() -> None:
     ("options", "kind", "message"),
     [
         ({"seeds": []}, ValueError, "^`seeds` is empty; give at least one.$"),
-        ({"seeds": [1.5]}, TypeError, "^`seeds` must be a whole number, got 1.5 of type float.$"),
+        ({"seeds": [1.5]}, TypeError, "^`seeds` must be whole numbers, got 1.5 of type float.$"),
         ({"prompts": [""]}, ValueError, "^`prompts` is empty: got ''; give the words of a prompt.$"),
+        ({"num_inference_steps": 0}, ValueError, "^`num_inference_steps` must be 1 or more, got 0.$"),
     ],
 )
 def test_wrong_arguments(options: dict[str, Any], kind: type[Exception], message: str) -> None:
@@ -153,3 +162,24 @@ def test_an_erasure_of_another_architecture_is_refused() -> None:
     erasure = made(tiny_pipeline())
     with pytest.raises(ValueError, match=r"^The erasure was trained on another architecture"):
         with_provenance(erasure, component="unet").check(tiny_xl(), **QUICK)
+
+
+def test_what_the_trainer_refuses_is_refused() -> None:
+    pipe = tiny_pipeline()
+    erasure = made(pipe)
+    with pytest.raises(ValueError, match=r"^`family` belongs to another pipeline"):
+        erasure.check(pipe, family=family_for(tiny_pipeline()))
+    with pytest.raises(ValueError, match=r"^The adapter name 'keys' is reserved"):
+        Erasure("keys", erasure.weights, None, erasure.provenance).check(pipe)
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler()
+    with pytest.raises(ValueError, match=r"does not have betas"):
+        erasure.check(pipe)
+
+
+def test_what_the_student_was_trained_on_is_drawn_and_neighbours_of_plain_trainings_too() -> None:
+    pipe = load()
+    erasure = made(pipe)
+    for config, rows in ((ESDConfig(preserve=()), 3), (ESDConfig(preserve=("a dog",), erase_from="an animal"), 3)):
+        erasure = Erasure(erasure.name, erasure.weights, config, erasure.provenance)
+        height = erasure.check(pipe, num_inference_steps=1, seeds=[0]).picture.height
+        assert rows * 192 < height < (rows + 1) * 192

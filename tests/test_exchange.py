@@ -190,7 +190,7 @@ def test_what_is_saved_can_be_exported_by_its_path(tmp_path: Path) -> None:
     folder = erasure.save_pretrained(tmp_path / "no-cat")
     files = [export(source, tmp_path / f"{i}.safetensors") for i, source in enumerate((erasure, folder, str(folder)))]
     assert len({file.read_bytes() for file in files}) == 1
-    with pytest.raises(FileNotFoundError, match=r"^No erasure at nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"^Nothing to read at nowhere"):
         export("nowhere", tmp_path / "x.safetensors")
 
 

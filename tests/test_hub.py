@@ -204,14 +204,14 @@ def test_the_first_name_that_exists_is_located(tmp_path: Path) -> None:
     (tmp_path / "first").write_text("x")
     assert locate(tmp_path, names) == tmp_path / "first"
     assert locate(str(tmp_path / "second"), names) == tmp_path / "second", "a file is taken as it is"
-    with pytest.raises(FileNotFoundError, match=r"^No erasure at .*: this folder does not contain a or b"):
+    with pytest.raises(FileNotFoundError, match=r"^Nothing to read at .*: it does not contain a or b"):
         locate(tmp_path, ("a", "b"))
 
 
 @pytest.mark.parametrize("path", ["nowhere", "a/b.safetensors", "a/stack.json", "a/b/c"])
 def test_what_is_not_there_is_not_looked_for_on_the_hub(path: str, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
-    message = f"No erasure at {path}: give its folder, its file, or the 'user/name' of a repository."
+    message = f"Nothing to read at {path}: give a folder, a file, or the 'user/name' of a repository."
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
         locate(path, "x")
 

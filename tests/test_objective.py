@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from controls import must_fail
+from pipelines import alignment
 from tiny import tiny_pipeline
 
 from diffusers_esd import ESDTrainer, Progress, esd_target
-from diffusers_esd.objective import alignment
 
 
 def test_eq_7_on_hand_made_tensors() -> None:

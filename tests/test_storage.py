@@ -22,7 +22,7 @@ from tiny import tiny_pipeline
 
 from diffusers_esd import Erasure
 from diffusers_esd.files import HEADER_KEY, WEIGHTS_NAME
-from diffusers_esd.storage import JSON_NAME, PICTURE_NAME, read_image
+from diffusers_esd.storage import JSON_NAME, PICTURE_NAME, read_picture
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def _text(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "name", "kind", "message"),
     [
-        (_missing, WEIGHTS_NAME, FileNotFoundError, "give its folder, its file, or the 'user/name' of a repository."),
+        (_missing, WEIGHTS_NAME, FileNotFoundError, "give a folder, a file, or the 'user/name' of a repository."),
         (_foreign, WEIGHTS_NAME, ValueError, "is not an erasure: 'diffusers_esd' is missing in its header."),
         (_cut, WEIGHTS_NAME, ValueError, "is damaged or not a safetensors file ("),
         (_text, WEIGHTS_NAME, ValueError, "is damaged or not a safetensors file ("),
@@ -130,7 +130,7 @@ def test_what_is_not_an_erasure_is_refused(
 
 
 def test_a_folder_without_an_erasure_is_refused(tmp_path: Path) -> None:
-    message = f"No erasure at {tmp_path}: this folder does not contain {WEIGHTS_NAME}; it contains no files."
+    message = f"Nothing to read at {tmp_path}: it does not contain {WEIGHTS_NAME}; it contains no files."
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
         Erasure.from_pretrained(tmp_path)
     for i in range(6):
@@ -198,17 +198,21 @@ def test_a_picture_comes_back_and_belongs_to_its_erasure(erasure: Erasure, tmp_p
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n" + b"\0" * 100])
-def test_a_damaged_picture_is_refused(content: bytes, erasure: Erasure, tmp_path: Path) -> None:
+def test_a_damaged_picture_is_left_out_with_a_warning(content: bytes, erasure: Erasure, tmp_path: Path) -> None:
     folder = erasure.save_pretrained(tmp_path / "no-cat")
     (folder / PICTURE_NAME).write_bytes(content)
     message = f"{folder / PICTURE_NAME} is damaged or not a PNG image ("
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}.*; delete it or write it again"):
-        Erasure.from_pretrained(folder)
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}.*; the erasure is read without its picture"):
+        read = Erasure.from_pretrained(folder)
+    assert read.picture is None
+    assert is_equal(read, erasure)
 
 
 def test_only_png_is_read(tmp_path: Path) -> None:
     picture().save(tmp_path / "check.png", format="BMP")
-    with pytest.raises(ValueError, match=r"check.png is damaged or not a PNG image"):
-        read_image(tmp_path / "check.png")
+    with pytest.warns(UserWarning, match=r"check.png is damaged or not a PNG image"):
+        assert read_picture(tmp_path) is None
     picture().save(tmp_path / "check.png")
-    assert read_image(tmp_path / "check.png").size == (8, 4)
+    read = read_picture(tmp_path)
+    assert read is not None
+    assert read.size == (8, 4)

@@ -38,7 +38,25 @@ def check_flag(name: str, value: object) -> bool:
     return value
 
 
-def check_scale(name: str, value: object) -> float:
+def check_seeds(value: Any) -> list[int]:
+    """One seed or several, each a whole number.
+
+    Raises:
+        TypeError: If one is not a whole number.
+        ValueError: If there is none.
+    """
+    seeds = [value] if isinstance(value, Real) else list(value)
+    if not seeds:
+        raise ValueError("`seeds` is empty; give at least one.")
+    checked = []
+    for seed in seeds:
+        if isinstance(seed, bool) or not isinstance(seed, Integral):
+            raise TypeError(f"`seeds` must be whole numbers, got {seed!r} of type {type(seed).__name__}.")
+        checked.append(int(seed))
+    return checked
+
+
+def check_scale(name: str, value: object, *, warn: bool = True) -> float:
     """The scale of an adapter: 1 is the erasure as trained, 0 the base model.
 
     Raises:
@@ -46,10 +64,10 @@ def check_scale(name: str, value: object) -> float:
         ValueError: If it is not finite.
 
     Warns:
-        UserWarning: If it is negative.
+        UserWarning: If it is negative, and `warn` is set.
     """
     scale = number_in("finite; 1 is the erasure as trained, 0 the base model", lambda value: True)(name, value)
-    if scale < 0:
+    if warn and scale < 0:
         warn_user(
             f"`{name}` is {scale:g}: a negative scale turns an erasure into its inverse, which amplifies the concept."
         )

@@ -181,9 +181,9 @@ def update_card(published: str, new: str) -> str:
         new: What `erasure_card` or `recipe_card` returned.
     """
     old_card, new_card = ModelCard(published), ModelCard(new)
-    old, ours_data = (dict(card.data.to_dict()) for card in (old_card, new_card))  # type: ignore[no-untyped-call]
+    old, new_data = (dict(card.data.to_dict()) for card in (old_card, new_card))  # type: ignore[no-untyped-call]
     old = {key: value for key, value in old.items() if key not in _OURS}
-    data = {**old, **ours_data, "tags": list(dict.fromkeys([*old.get("tags", []), *ours_data["tags"]]))}
+    data = {**old, **new_data, "tags": list(dict.fromkeys([*old.get("tags", []), *new_data["tags"]]))}
     ours = new_card.text[new_card.text.index(_BEGIN) : new_card.text.index(_END) + len(_END)]
     text = old_card.text
     if _BEGIN in text and _END in text:

@@ -20,10 +20,10 @@ from PIL.Image import Image
 from torch import Tensor
 
 from . import adapter
-from .arguments import check_prompt, integer_from
+from .arguments import check_prompt, check_seeds, integer_from
 from .config import ESDConfig
-from .denoiser import Denoiser, adapter_names, check_denoiser, evaluation, switched_off
-from .families import Family, Schedule, family_for
+from .denoiser import Denoiser, adapter_names, check_denoiser, check_name, evaluation, switched_off
+from .families import Family, Schedule, checked_family
 from .limits import Limits
 from .objective import projections
 from .pictures.draw import draw
@@ -79,28 +79,29 @@ def check(
     **options: Any,
 ) -> Check:
     """`Erasure.check`, for the parts of an erasure."""
-    seeds = [integer_from(0)("seeds", seed) for seed in ([seeds] if isinstance(seeds, int) else seeds)]
-    if not seeds:
-        raise ValueError("`seeds` is empty; give at least one.")
+    seeds = check_seeds(seeds)
+    steps = integer_from(1)("num_inference_steps", num_inference_steps)
     prompts = [check_prompt("prompts", prompt) for prompt in ([prompts] if isinstance(prompts, str) else prompts or ())]
-    family = family if family is not None else family_for(pipe)
+    family = checked_family(pipe, family)
     config = config or ESDConfig()
     denoiser = family.denoiser
     check_denoiser(denoiser)
     with adapter.as_found(denoiser), own_settings(family.device):
-        name = _load(denoiser, weights, name, provenance.component)
-        schedule = family.schedule(num_inference_steps, family.latent_shape(config.size), config.guidance_scale)
+        name, copies = _load(denoiser, weights, name, provenance.component)
+        schedule = family.schedule(steps, family.latent_shape(config.size), config.guidance_scale)
         encoded = Encoded(family)
         encoded.add(["", *provenance.concepts, *([config.erase_from] if config.erase_from else [])])
-        alignments = {
-            concept: _alignments(schedule, encoded, name, concept, config.erase_from, seeds)
-            for concept in provenance.concepts
-        }
-        shown = prompts or _shown(family, config, provenance.concepts)
-        options = {"num_inference_steps": num_inference_steps, **options}
-        with switched_off(denoiser, [name]):
-            base = draw(pipe, shown, seeds, **options)
-        erased = draw(pipe, shown, seeds, **options)
+        with switched_off(denoiser, copies):
+            alignments = {
+                concept: _alignments(schedule, encoded, name, concept, config.erase_from, seeds)
+                for concept in provenance.concepts
+            }
+            shown = prompts or _shown(family, config, provenance.concepts)
+            size = {} if config.size is None else {"height": config.size, "width": config.size}
+            options = {"num_inference_steps": steps, **size, **options}
+            with switched_off(denoiser, [name]):
+                base = draw(pipe, shown, seeds, **options)
+            erased = draw(pipe, shown, seeds, **options)
     pairs = [(prompt, list(chain(*zip(base[i], erased[i], strict=True)))) for i, prompt in enumerate(shown)]
     columns = [f"{model}, seed {seed}" for seed in seeds for model in ("base", "erased")]
     return Check(
@@ -110,24 +111,29 @@ def check(
     )
 
 
-def _load(denoiser: Denoiser, weights: Mapping[str, Tensor], name: str, component: str) -> str:
-    """Activate the erasure with scale 1; loaded under a free name if it is not on the denoiser. Returns its name."""
-    if adapter.is_loaded(denoiser, name, component, weights):
-        adapter.activate(denoiser, {name: 1.0})
-        return name
+def _load(denoiser: Denoiser, weights: Mapping[str, Tensor], name: str, component: str) -> tuple[str, list[str]]:
+    """Activate the erasure with scale 1; loaded under a free name if it is not on the denoiser.
+
+    Returns:
+        Its name on the denoiser, and the names of further copies of it.
+    """
+    present = [other for other in adapter_names(denoiser) if adapter.is_loaded(denoiser, other, component, weights)]
+    if present:
+        adapter.activate(denoiser, {present[0]: 1.0})
+        return present[0], present[1:]
     while name in adapter_names(denoiser):
         name += "-checked"
+    check_name(denoiser, name)
     adapter.load(denoiser, component, weights, name, 1.0)
-    return name
+    return name, []
 
 
 def _shown(family: Family, config: ESDConfig, concepts: Sequence[str]) -> list[str]:
-    """Prompts of the picture: the concepts, and a few that should look the same."""
-    if isinstance(config.preserve, str):
-        kept = neighbours(family, concepts, _NEIGHBOURS, seed=config.seed, limits=Limits())
-    else:
-        kept = list(config.preserve[:_NEIGHBOURS])
-    return [*concepts, *kept]
+    """Prompts of the picture: what the student was trained on, the concepts, and a few that should look the same."""
+    trained = list(dict.fromkeys([*([config.erase_from] if config.erase_from else []), *concepts]))
+    if isinstance(config.preserve, str) or not config.preserve:
+        return [*trained, *neighbours(family, trained, _NEIGHBOURS, seed=config.seed, limits=Limits())]
+    return [*trained, *config.preserve[:_NEIGHBOURS]]
 
 
 @torch.no_grad()

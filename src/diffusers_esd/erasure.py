@@ -26,7 +26,7 @@ from .names import check_adapter_name
 from .notebook import as_html, as_text
 from .portable import from_portable
 from .provenance import Provenance
-from .storage import PICTURE_NAME, read_file, read_image, write_folder
+from .storage import read_file, read_picture, write_folder
 from .summary import summarise
 
 
@@ -116,8 +116,7 @@ class Erasure:
             private: Whether a new repository is private; `None` means the account's default.
             token: Of the account; `None` means the one that `hf auth login` stored.
             pictures: Images (PIL) by prompt, such as those of `preview`, for the card's gallery.
-            explicit_pictures: Whether they are published even if a concept or a prompt is nudity, violence and the
-                like.
+            explicit_pictures: Whether they are published even if a concept or a prompt is explicit, such as nudity.
             evaluation: A table in Markdown of what is gone and what stayed, for the card.
             commit_message: Of the commit; `None` names the concepts.
 
@@ -163,12 +162,13 @@ class Erasure:
 
         Raises:
             FileNotFoundError: If the file, the folder or the repository does not exist or is not an erasure's.
-            ValueError: If the file is damaged, not an erasure or not a safetensors file; or if a revision is given
-                twice.
+            ValueError: If the file is damaged or not an erasure, or a revision is given twice or for a local path.
+
+        Warns:
+            UserWarning: If the picture is damaged.
         """
         file = hub.locate(path, WEIGHTS_NAME, token=token, revision=revision)
-        picture = Path(path) / PICTURE_NAME
-        return cls(*read_file(file), read_image(picture) if picture.is_file() else None)
+        return cls(*read_file(file), read_picture(Path(path)))
 
     def check(
         self,
@@ -198,7 +198,7 @@ class Erasure:
 
         Raises:
             TypeError: If a seed or a prompt has the wrong type, or the kind of pipeline is unknown.
-            ValueError: If there is no seed, or the erasure does not fit the pipeline.
+            ValueError: If there is no seed, the erasure does not fit the pipeline, or it cannot be trained.
         """
         result = check(
             pipe,

@@ -81,7 +81,9 @@ def locate(
     if inline is not None and revision is not None:
         raise ValueError(f"{os.fspath(path)!r} has a revision, and `revision` is {revision!r}; give one of them.")
     if file.suffix in (".safetensors", ".json") or not is_repo_id(repo_id):
-        raise FileNotFoundError(f"No erasure at {path}: give its folder, its file, or the 'user/name' of a repository.")
+        raise FileNotFoundError(
+            f"Nothing to read at {path}: give a folder, a file, or the 'user/name' of a repository."
+        )
     return download(repo_id, names, token=token, revision=inline if revision is None else revision)
 
 
@@ -92,7 +94,7 @@ def _in_folder(folder: Path, names: Sequence[str]) -> Path:
     contents = sorted(path.name for path in folder.iterdir())
     shown = ", ".join(contents[:5]) + (", ..." if len(contents) > 5 else "")
     raise FileNotFoundError(
-        f"No erasure at {folder}: this folder does not contain {' or '.join(names)}; it contains {shown or 'no files'}."
+        f"Nothing to read at {folder}: it does not contain {' or '.join(names)}; it contains {shown or 'no files'}."
     )
 
 

@@ -1,4 +1,4 @@
-r"""The training target of Erased Stable Diffusion, and alignment, which says how close the student is to it.
+r"""The training target of Erased Stable Diffusion, and the two sums of the alignment, which says how far it is reached.
 
 Eq. 7 of Gandikota, Materzynska, Fiotto-Kaufman and Bau, "Erasing Concepts from Diffusion Models"
 (arXiv:2303.07345), with the frozen model's predictions `e_cond` (for the concept) and `e_null` (for the empty prompt):
@@ -36,6 +36,9 @@ def projections(
 ) -> tuple[Tensor, Tensor]:
     """Numerator and denominator of the alignment of each state, with the concept's direction `u = e_cond - e_null`.
 
+    Alignment is the ratio of their sums over all states: 1 where the concept is intact, 0 where the student predicts
+    what the teacher predicts for the empty prompt, `-eta` at the target. With `e_from` it starts at 0.
+
     Args:
         e_student: Student's predictions for the concept, or for `erase_from`, (B, C, H, W).
         e_cond: Teacher's predictions for the concept.
@@ -49,21 +52,3 @@ def projections(
     u = (e_cond - e_null).flatten(1).float()
     origin = e_null if e_from is None else e_from
     return ((e_student - origin).flatten(1).float() * u).sum(1), u.square().sum(1)
-
-
-def alignment(e_student: Tensor, e_cond: Tensor, e_null: Tensor, e_from: Tensor | None = None) -> Tensor:
-    """How much of the concept's direction is left in the student's predictions.
-
-    Args:
-        e_student: As in `projections`, like the others.
-        e_cond: Teacher's predictions for the concept.
-        e_null: Teacher's predictions for the empty prompt.
-        e_from: Teacher's predictions for `erase_from`, if there is one.
-
-    Returns:
-        Scalar, the ratio of the two sums over all states: 1 where the concept is intact, 0 where the student predicts
-            what the teacher predicts for the empty prompt, `-eta` at the target. With `e_from` it starts at 0, and the
-            target is `-eta` again.
-    """
-    along, length = projections(e_student, e_cond, e_null, e_from)
-    return along.sum() / length.sum().clamp_min(1e-30)

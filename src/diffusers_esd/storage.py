@@ -16,6 +16,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from .arguments import warn_user
 from .config import ESDConfig
 from .files import HEADER_KEY, WEIGHTS_NAME, read_safetensors, whole, write_safetensors
 from .names import check_adapter_name
@@ -97,15 +98,19 @@ def read_file(file: Path) -> tuple[str, dict[str, Tensor], ESDConfig | None, Pro
     return name, weights, config, provenance
 
 
-def read_image(file: Path) -> Image.Image:
-    """A PNG image.
+def read_picture(folder: Path) -> Image.Image | None:
+    """The picture of an erasure in a folder, if there is one.
 
-    Raises:
-        ValueError: If the file is damaged or not a PNG image.
+    Warns:
+        UserWarning: If the file is damaged or not a PNG image; then the picture is `None`.
     """
+    file = folder / PICTURE_NAME
+    if not file.is_file():
+        return None
     try:
         image = Image.open(file, formats=["PNG"])
         image.load()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{file} is damaged or not a PNG image ({error}); delete it or write it again.") from error
+        warn_user(f"{file} is damaged or not a PNG image ({error}); the erasure is read without its picture.")
+        return None
     return image

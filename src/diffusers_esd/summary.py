@@ -1,4 +1,4 @@
-"""What there is to say about an erasure, in rows: the table of its card and of its display in a notebook."""
+"""The table that describes an erasure, in its card and in a notebook."""
 
 from __future__ import annotations
 

@@ -24,9 +24,9 @@ def run(code: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["info", "nowhere"], 1, "error: No erasure at nowhere: give its folder, its file, or "),
-        (["merge", "nowhere", "-o", "x"], 1, "error: No erasure at nowhere"),
-        (["preview", "model", "nowhere", "--prompt", "a cat", "-o", "x.png"], 1, "error: No erasure at nowhere"),
+        (["info", "nowhere"], 1, "error: Nothing to read at nowhere: give a folder, a file, or "),
+        (["merge", "nowhere", "-o", "x"], 1, "error: Nothing to read at nowhere"),
+        (["preview", "model", "nowhere", "--prompt", "a cat", "-o", "x.png"], 1, "error: Nothing to read at nowhere"),
         (["preview", "model", "nowhere", "--prompt", "a cat", "-o", "no/x.png"], 1, "error: The folder no does not ex"),
         (["erase", "nowhere", "a cat", "-o", "x", "--eta", "-1"], 1, "error: `eta` must be "),
         (["export", "nowhere"], 2, "-o/--output"),
@@ -89,4 +89,4 @@ def test_the_module_is_the_command() -> None:
         [sys.executable, "-m", "diffusers_esd.cli", "info", "nowhere"], capture_output=True, text=True
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("error: No erasure at nowhere")
+    assert done.stderr.startswith("error: Nothing to read at nowhere")

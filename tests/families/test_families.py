@@ -10,6 +10,7 @@ import pytest
 import torch
 from controls import must_fail
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, FluxPipeline, StableDiffusionXLImg2ImgPipeline
+from pipelines import alignment
 from tiny import tiny_aura_flow, tiny_flux, tiny_pipeline, tiny_sd3, tiny_xl
 from torch import Tensor
 
@@ -18,7 +19,6 @@ from diffusers_esd.adapter import Adapter
 from diffusers_esd.denoiser import base_layers, evaluation
 from diffusers_esd.families import Family, StableDiffusionXL, family_for
 from diffusers_esd.groups import select
-from diffusers_esd.objective import alignment
 from diffusers_esd.training import vocabulary
 from diffusers_esd.training.encoding import Encoded
 from diffusers_esd.training.networks import Networks

@@ -126,7 +126,7 @@ def test_what_a_recipe_cannot_name(erasures: tuple[Erasure, Erasure], folders: l
         TypeError, match=r"^A recipe names saved erasures, got an Erasure in memory. Save it with erasure"
     ):
         Recipe.of({erasures[0]: 1.0})
-    with pytest.raises(FileNotFoundError, match=r"^No erasure at .*nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"^Nothing to read at .*nowhere"):
         Recipe.of("nowhere")
     with pytest.raises(ValueError, match=r"^`erasures` is empty"):
         Recipe.of([])

@@ -68,7 +68,7 @@ def test_what_is_no_source_is_an_error(verb: str) -> None:
         VERBS[verb]([])
     with pytest.raises(TypeError, match=r"^An erasure must be an Erasure, a Recipe, a path or a Hub id, got 3.$"):
         VERBS[verb](3)
-    with pytest.raises(FileNotFoundError, match=r"^No erasure at nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"^Nothing to read at nowhere"):
         VERBS[verb]("nowhere")
 
 

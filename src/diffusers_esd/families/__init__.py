@@ -28,6 +28,7 @@ __all__ = [
     "StableDiffusion",
     "StableDiffusion3",
     "StableDiffusionXL",
+    "checked_family",
     "family_for",
 ]
 
@@ -56,3 +57,21 @@ def family_for(pipe: Any) -> Family:
         f"{', '.join(name for family in FAMILIES for name in family.pipelines)}. For another kind of model pass "
         "family=..., a subclass of diffusers_esd.Family."
     )
+
+
+def checked_family(pipe: Any, family: Family | None) -> Family:
+    """The family of a pipeline that can be trained.
+
+    Args:
+        pipe: A diffusers pipeline.
+        family: The family to use; `None` finds it by the pipeline's class.
+
+    Raises:
+        TypeError: If no family handles the pipeline.
+        ValueError: If the family belongs to another pipeline, or the pipeline cannot be trained.
+    """
+    family = family_for(pipe) if family is None else family
+    if family.pipe is not pipe:
+        raise ValueError("`family` belongs to another pipeline; create it from this one, as Mine(pipe).")
+    family.check()
+    return family

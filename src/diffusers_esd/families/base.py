@@ -84,11 +84,11 @@ class Family(ABC):
             ValueError: With the reason and what to do.
         """
         vae = self.pipe.vae
-        made = self.channels if vae is None else vae.config.latent_channels
-        if self.channels != made:
+        latent_channels = self.channels if vae is None else vae.config.latent_channels
+        if self.channels != latent_channels:
             raise ValueError(
-                f"The denoiser takes {self.channels} channels and the autoencoder makes {made}: an inpainting or "
-                "image-conditioned model. Train on the text-to-image model that it was made from."
+                f"The denoiser takes {self.channels} channels and the autoencoder makes {latent_channels}: an "
+                "inpainting or image-conditioned model. Train on the text-to-image model that it was made from."
             )
 
     @property

@@ -46,7 +46,7 @@ class Flux(FlowFamily):
     @property
     def channels(self) -> int:
         """Channels of a latent before packing."""
-        return self.pipe.transformer.config.in_channels // 4
+        return self.denoiser.config.in_channels // 4
 
     @property
     def default_size(self) -> int:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 from diffusers import DiffusionPipeline
 from PIL import Image
 
 from .. import adapter
-from ..arguments import check_scale
+from ..arguments import check_scale, check_seeds
 from ..denoiser import find_denoiser
 from ..stacks.sources import Sources, read_all
 from ..stacks.stack import stack
@@ -53,8 +53,8 @@ def preview(
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     columns = [check_scale("scales", scale) for scale in _several(scales)]
-    numbers = [_seed(seed) for seed in _several(seeds)]
-    for name, values in (("prompts", prompts), ("scales", columns), ("seeds", numbers)):
+    numbers = check_seeds(seeds)
+    for name, values in (("prompts", prompts), ("scales", columns)):
         if not values:
             raise ValueError(f"`{name}` is empty; give at least one.")
     parts = read_all(erasures)
@@ -75,9 +75,3 @@ def preview(
 
 def _several(numbers: Any) -> list[Any]:
     return [numbers] if isinstance(numbers, Real) else list(numbers)
-
-
-def _seed(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"`seeds` must be whole numbers, got {value!r} of type {type(value).__name__}.")
-    return int(value)

@@ -47,7 +47,7 @@ class RecipeEntry:
             raise ValueError(f"`source` must be a path, or the 'user/name' of the Hub, got {self.source!r}")
         if self.revision == "":
             raise ValueError(f"`revision` of {self.source!r} is empty; give a commit, a tag or a branch, or None")
-        object.__setattr__(self, "scale", float(check_scale("scale", self.scale)))
+        object.__setattr__(self, "scale", float(check_scale("scale", self.scale, warn=False)))
 
     def __str__(self) -> str:
         return f"{self.source}@{self.revision}" if self.revision else self.source
@@ -89,7 +89,8 @@ class RecipeEntry:
         """
         source = self.source
         if self.is_local:
-            relative = Path(os.path.relpath(self.source, os.path.abspath(folder))).as_posix()
+            # The real paths: a relative path through a symbolic link would depend on how the file is reached.
+            relative = Path(os.path.relpath(os.path.realpath(self.source), os.path.realpath(folder))).as_posix()
             source = relative if relative.startswith("../") else f"./{relative}"
         return {"source": source, "revision": self.revision, "scale": self.scale}
 
@@ -125,7 +126,8 @@ class RecipeEntry:
         """The entry of a source.
 
         Args:
-            source: A path, or a Hub id: `user/name` or `user/name@revision`. What exists in the folder is a path.
+            source: A path, or a Hub id: `user/name` or `user/name@revision`. What can be a Hub id is one: a path of
+                that form begins with `./`.
             scale: Its scale.
             folder: What a path is relative to; `None` if a path is refused.
             revision: Commit, tag or branch of the Hub.
@@ -133,11 +135,10 @@ class RecipeEntry:
         Raises:
             ValueError: If the source is neither or refused, or the revision is given twice.
         """
-        is_path = source.startswith(("./", "../")) or Path(source).is_absolute()
+        if not source:
+            raise ValueError("`source` is empty; give a path or the 'user/name' of the Hub")
         repo_id, inline = hub.split_revision(source)
-        if folder is not None and not is_path:
-            is_path = (folder / source).exists() or not hub.is_repo_id(repo_id)
-        if not is_path:
+        if hub.is_repo_id(repo_id) and not source.startswith(("./", "../")):
             if inline is not None and revision is not None:
                 raise ValueError(f"{source!r} has a revision, and `revision` is {revision!r}; give one of them")
             return cls(repo_id, revision if inline is None else inline, scale)

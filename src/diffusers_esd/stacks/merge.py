@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..arguments import integer_from
+from ..arguments import integer_from, warn_user
 from ..erasure import Erasure
 from ..groups import names_pattern
 from ..low_rank import summed, truncated
 from ..names import bounded_name
 from ..portable import to_portable
 from ..provenance import Provenance, package_versions
-from .sources import Sources, read_all, warn_of_bases
+from .sources import Sources, is_same_base, name_beside, read_all
 
 
 def merge(erasures: Sources, *, rank: int | None = None, name: str | None = None) -> Erasure:
@@ -48,7 +48,12 @@ def merge(erasures: Sources, *, rank: int | None = None, name: str | None = None
         raise ValueError(f"`erasures` must be of the same family, got {families}.")
     first, _ = parts[0]
     for erasure, _ in parts[1:]:
-        warn_of_bases(first.name, first.provenance, f"{erasure.name} on", erasure.provenance)
+        if not is_same_base(first.provenance, erasure.provenance):
+            warn_user(
+                f"{first.name} was trained on {first.provenance.base_model}, and {erasure.name} on "
+                f"{name_beside(erasure.provenance, first.provenance)}. If one is a fine-tune of the other, an erasure "
+                "mostly carries over; compare the images."
+            )
     layers = summed([(erasure.layers(), scale) for erasure, scale in parts])
     width, error = max(len(a) for a, _ in layers.values()), 0.0
     if rank is not None and rank < width:

@@ -67,7 +67,10 @@ class Recipe:
                     f"A recipe names saved erasures, got an {type(source).__name__} in memory. Save it with "
                     "erasure.save_pretrained(folder) and give the folder."
                 )
-            entry = RecipeEntry.of(os.fspath(source), scale, folder=Path.cwd())
+            text = os.fspath(source)
+            if Path(text).exists():  # here, and not on the Hub
+                text = os.path.abspath(text)
+            entry = RecipeEntry.of(text, scale, folder=Path.cwd())
             if entry.is_local:
                 entry.check_path()
             entries.append(entry)
@@ -88,7 +91,7 @@ class Recipe:
                 instead.
         """
         file = Path(path)
-        if file.suffix != ".json" or file.is_dir():
+        if file.suffix.lower() != ".json" or file.is_dir():
             if (file / WEIGHTS_NAME).exists():
                 raise FileExistsError(f"{file} contains an erasure, which would be read instead; give another folder.")
             file = file / STACK_NAME
@@ -117,9 +120,6 @@ class Recipe:
             FileNotFoundError: If there is no such file or repository.
             ValueError: If it is damaged, not a recipe, of a newer version, or if it is on the Hub and names a local
                 path.
-
-        Warns:
-            UserWarning: If a scale is negative.
         """
         file = hub.locate(path, STACK_NAME, token=token, revision=revision)
         return read_recipe(file, is_local=Path(path).exists())
@@ -190,7 +190,7 @@ def read_recipe(file: Path, *, is_local: bool = True) -> Recipe:
         is_local: Whether the file is the user's own. One from the Hub must not name local paths.
 
     Raises:
-        ValueError: If it is damaged, not a recipe, of a newer version, or names what it must not.
+        ValueError: If it is damaged, not a recipe, of a newer version, or names a local path that is refused.
     """
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
@@ -198,7 +198,7 @@ def read_recipe(file: Path, *, is_local: bool = True) -> Recipe:
         raise ValueError(f"{file} is damaged: it is not JSON ({error}).") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise ValueError(f"{file} is not a recipe: `format` must be {FORMAT!r}.")
-    if values.get("version") != VERSION:
+    if isinstance(values.get("version"), bool) or values.get("version") != VERSION:
         raise ValueError(
             f"{file} has version {values.get('version')!r}, and this package reads version {VERSION}; update "
             "diffusers-esd, or fetch the file again."

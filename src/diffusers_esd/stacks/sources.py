@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import hub
-from ..arguments import warn_user
+from ..arguments import check_scale, warn_user
 from ..base_model import fingerprint, model_name, same_weights
 from ..denoiser import find_denoiser
 from ..erasure import Erasure
@@ -32,7 +32,7 @@ Sources = Source | Sequence[Source] | Mapping[Any, float]
 
 
 def load(source: Source) -> Erasure | Recipe:
-    """What a source names, read from where it is saved if need be.
+    """The erasure or the recipe that a source names.
 
     A repository is asked for the weights first, and for `stack.json` if it has none: nothing else is downloaded.
 
@@ -52,7 +52,7 @@ def load(source: Source) -> Erasure | Recipe:
 
 
 def read(source: Source) -> Erasure:
-    """One erasure, read from where it is saved if need be.
+    """The erasure that a source names.
 
     Raises:
         TypeError: If it is not a source.
@@ -88,10 +88,13 @@ def read_parts(source: Source, scale: float) -> list[tuple[Erasure, float]]:
     Args:
         source: The source. A recipe stands for its erasures.
         scale: Its scale, which multiplies those of a recipe.
+
+    Warns:
+        UserWarning: If a scale of a recipe is negative.
     """
     loaded = load(source)
     if isinstance(loaded, Recipe):
-        return [(entry.read(), scale * entry.scale) for entry in loaded.entries]
+        return [(entry.read(), scale * check_scale("scale", entry.scale)) for entry in loaded.entries]
     return [(loaded, scale)]
 
 
@@ -114,27 +117,20 @@ def check_base(erasure: Erasure, pipe: Any) -> None:
         )
     check_fit(denoiser, component, dict(erasure.weights))
     here = replace(trained, base_model=model_name(pipe), base_fingerprint=fingerprint(denoiser))
-    warn_of_bases(erasure.name, trained, "this pipeline is", here)
-
-
-def warn_of_bases(name: str, trained: Provenance, subject: str, other: Provenance) -> None:
-    """Warn if an erasure was trained on another model than the one it meets.
-
-    The fingerprints of the base weights decide where both are known, and the names of the models otherwise.
-
-    Args:
-        name: Name of the erasure.
-        trained: What it was trained on.
-        subject: What it meets, with a verb, such as `"this pipeline is"`.
-        other: The model of that.
-    """
-    if trained.base_fingerprint and other.base_fingerprint:
-        is_same = same_weights(trained.base_fingerprint, other.base_fingerprint)
-    else:
-        is_same = not trained.base_model or not other.base_model or trained.base_model == other.base_model
-    if not is_same:
-        model = other.base_model + (", with other weights" if other.base_model == trained.base_model else "")
+    if not is_same_base(trained, here):
         warn_user(
-            f"{name} was trained on {trained.base_model}, and {subject} {model}. If one is a fine-tune of the other, "
-            "an erasure mostly carries over; compare the images."
+            f"{erasure.name} was trained on {trained.base_model}, and this pipeline is {name_beside(here, trained)}. "
+            "If one is a fine-tune of the other, an erasure mostly carries over; compare the images."
         )
+
+
+def is_same_base(a: Provenance, b: Provenance) -> bool:
+    """Whether two base models have the same weights: by their fingerprints if both are known, otherwise by name."""
+    if a.base_fingerprint and b.base_fingerprint:
+        return same_weights(a.base_fingerprint, b.base_fingerprint)
+    return not a.base_model or not b.base_model or a.base_model == b.base_model
+
+
+def name_beside(a: Provenance, b: Provenance) -> str:
+    """Name of the base model of `a`, such that it differs from that of `b`."""
+    return a.base_model + (", with other weights" if a.base_model == b.base_model else "")

@@ -65,7 +65,7 @@ class Training:
             pass
 
     def iterate(self) -> Progress:
-        """One optimiser update. Then concepts that are done rest, and resting ones that have come back wake."""
+        """One optimiser update. Then concepts that are done rest, and those whose alignment has risen wake."""
         state = self.state
         self._iteration.update()
         self._settle()

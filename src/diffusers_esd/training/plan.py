@@ -161,10 +161,10 @@ def _memory(
     size = each * outputs + 4 * inputs if confined else each * (outputs + inputs)
     encoded = Encoded(family)
     encoded.add(prompts.student[:1])
-    rows = {"", *prompts.student, *prompts.loss, *(prompts.preserved_runs + prompts.concept_runs if others else ())}
+    needed = {"", *prompts.student, *prompts.loss, *(prompts.preserved_runs + prompts.concept_runs if others else ())}
     return {
         "denoiser": sum(p.nbytes for p in family.denoiser.parameters()),
         "adapter and Adam": config.rank * size,
         "moments, before training": min(limits.memory, sum(2 * 4 * layer_width(modules[n]) ** 2 for n in others)),
-        "encoded prompts, on the CPU": encoded.nbytes() * len(rows),
+        "encoded prompts, on the CPU": encoded.nbytes() * len(needed),
     }

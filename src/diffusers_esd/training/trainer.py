@@ -20,7 +20,7 @@ from ..adapter import Adapter, read_weights
 from ..config import ESDConfig
 from ..denoiser import active_scales, base_layers, check_denoiser, check_name, check_present, evaluation, switched_off
 from ..erasure import Erasure
-from ..families import Family, Schedule, family_for
+from ..families import Family, Schedule, checked_family
 from ..groups import Selection, select
 from ..limits import Limits
 from ..names import default_name
@@ -71,10 +71,7 @@ class ESDTrainer:
         self.limits = limits or Limits()
         if self.config.optimizer == "adam8bit" and find_spec("bitsandbytes") is None:
             raise ImportError("`optimizer`='adam8bit' needs bitsandbytes: pip install \"diffusers-esd[8bit]\".")
-        self.family = family if family is not None else family_for(pipe)
-        if self.family.pipe is not pipe:
-            raise ValueError("`family` belongs to another pipeline; create it from the one to train, as Mine(pipe).")
-        self.family.check()
+        self.family = checked_family(pipe, family)
         if self.run.gradient_checkpointing and not self.family.denoiser._supports_gradient_checkpointing:
             raise ValueError(
                 f"A {type(self.family.denoiser).__name__} does not support `gradient_checkpointing`; set it to False."
