@@ -97,6 +97,8 @@ def recipes(output: Path) -> dict[str, Callable[[str], Applicable]]:
         "ESD-x, plain": plain("esd-x"),
         "ESD-u, default": settings("esd-u"),
         "ESD-u, plain": plain("esd-u"),
+        "ESD-x, anchor": {**settings("esd-x"), "anchor": "auto"},
+        "ESD-u, anchor": {**settings("esd-u"), "anchor": "auto"},
         "ESD-u, null space without loss": {**settings("esd-u"), "preserve_weight": 0.0},
         "ESD-x, null space with loss": {**settings("esd-x"), "preserve_weight": 10.0},
         "ESD-x, loss without null space": {**plain("esd-x"), **loss},

@@ -1,8 +1,9 @@
 """`check`: a first look at an erasure, on fixed seeds. (`pictures.preview` compares scales on prompts of your choice.)
 
-With the base model's direction `u = e_cond - e_null` of the concept, along guided trajectories of the base model,
+With the base model's direction `u = e_cond - e_a` from the anchor to the concept, along guided trajectories of the base
+model,
 
-    named    <e_student(c)  - e_null, u> / <u, u>        1 is intact, -eta the target
+    named    <e_student(c)  - e_a,    u> / <u, u>        1 is intact, -eta the target
     unnamed  <e_student("") - e_null, u> / <u, u>        0 is the base model; below 0 the concept is avoided unasked
 
 Both are ratios of sums over all states (see `docs/theory.md`).
@@ -90,10 +91,13 @@ def check(
         name, copies = _load(denoiser, weights, name, provenance.component)
         schedule = family.schedule(steps, family.latent_shape(config.size), config.guidance_scale)
         encoded = Encoded(family)
-        encoded.add(["", *provenance.concepts, *([config.erase_from] if config.erase_from else [])])
+        anchors = provenance.anchors
+        encoded.add(["", *provenance.concepts, *anchors.values(), *([config.erase_from] if config.erase_from else [])])
         with switched_off(denoiser, copies):
             alignments = {
-                concept: _alignments(schedule, encoded, name, concept, config.erase_from, seeds)
+                concept: _alignments(
+                    schedule, encoded, name, seeds, concept, anchors.get(concept, ""), config.erase_from
+                )
                 for concept in provenance.concepts
             }
             shown = prompts or _shown(family, config, provenance.concepts)
@@ -138,7 +142,13 @@ def _shown(family: Family, config: ESDConfig, concepts: Sequence[str]) -> list[s
 
 @torch.no_grad()
 def _alignments(
-    schedule: Schedule, encoded: Encoded, name: str, concept: str, erase_from: str | None, seeds: Sequence[int]
+    schedule: Schedule,
+    encoded: Encoded,
+    name: str,
+    seeds: Sequence[int],
+    concept: str,
+    anchor: str,
+    erase_from: str | None,
 ) -> tuple[float, float]:
     """Alignment of one concept where it is named, and where the prompt is empty."""
     denoiser = schedule.family.denoiser
@@ -154,9 +164,10 @@ def _alignments(
             position = torch.full((len(seeds),), i)
             with switched_off(denoiser, [name]):
                 e_null, e_cond = predict("", position), predict(concept, position)
+                e_a = predict(anchor, position) if anchor else e_null
                 e_from = predict(erase_from, position) if erase_from else None
-            for row, e, origin in ((0, predict(student, position), e_from), (1, predict("", position), None)):
-                along, length = projections(e, e_cond, e_null, origin)
+            for row, e, origin in ((0, predict(student, position), e_from), (1, predict("", position), e_null)):
+                along, length = projections(e, e_cond, e_a, origin)
                 sums[row] += torch.stack([along.sum(), length.sum()]).cpu()
             e_base = e_cond if e_from is None else e_from
             x_t = schedule.step(schedule.guide(e_null, e_base), x_t, position, position + 1)

@@ -51,8 +51,12 @@ class ESDConfig:
         optimizer: `"adam"`, or `"adam8bit"`, whose state has eight bits (`pip install "diffusers-esd[8bit]"`).
         size: Height and width of the images in pixels; `None` means the model's own.
         seed: Seed of everything random: adapter, noise, timesteps, the order of concepts.
+        anchor: Prompt that the concept is erased towards: the target is `e_a - eta * (e_cond - e_a)`, with the
+            prediction `e_a` for the anchor. `""`, the empty prompt, is the paper's. A tuple has one for each concept.
+            `"auto"` takes, among generic prompts such as "an animal" and the empty one, the one nearest to the concept
+            (`training.anchors`). With `eta=0` the concept is replaced by the anchor.
         erase_from: Prompt from which the concept is erased (`"hat"` from `"a cowboy"`): the student learns
-            `e_from - eta * (e_cond - e_null)` on this prompt. `None` erases the concept itself.
+            `e_from - eta * (e_cond - e_a)` on this prompt. `None` erases the concept itself.
         preserve: What must not change: a list of prompts, or `"vocabulary"`, the words of the text encoder in a few
             templates, without the words of the concept. An empty list, `()`, is the paper's plain training.
         null_space: Whether A of every layer is computed and fixed, so that the adapter answers the concept and hardly
@@ -83,6 +87,7 @@ class ESDConfig:
     optimizer: Optimizer = "adam"
     size: int | None = None
     seed: int = 0
+    anchor: str | tuple[str, ...] = ""
     erase_from: str | None = None
     preserve: tuple[str, ...] | Literal["vocabulary"] = "vocabulary"
     null_space: bool = True
@@ -130,8 +135,8 @@ class ESDConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON types."""
-        preserve = self.preserve if isinstance(self.preserve, str) else list(self.preserve)
-        return {**asdict(self), "preserve": preserve}
+        lists = {name: getattr(self, name) for name in ("anchor", "preserve")}
+        return {**asdict(self), **{name: v if isinstance(v, str) else list(v) for name, v in lists.items()}}
 
     def to_json(self) -> str:
         """The fields as a JSON object, sorted by name."""
@@ -183,6 +188,21 @@ def _preserve(name: str, value: Any) -> Any:
     return value
 
 
+def _anchor(name: str, value: Any) -> Any:
+    if isinstance(value, str):
+        return value if value.strip() else ""
+    if not isinstance(value, Iterable):
+        kind = type(value).__name__
+        raise TypeError(f"`{name}` must be a prompt, a list of prompts or 'auto', got {value!r} of type {kind}.")
+    anchors = tuple(value)
+    for anchor in anchors:
+        if not isinstance(anchor, str):
+            raise TypeError(f"`{name}` must be a prompt or a list of prompts, got {anchor!r} in the list.")
+        if anchor == "auto":
+            raise ValueError(f"`{name}`='auto' chooses for all concepts; it cannot be in a list, got {anchors!r}.")
+    return anchors
+
+
 _at_least_0 = number_in("0 or more", lambda v: v >= 0)
 _above_0 = number_in("above 0", lambda v: v > 0)
 _CHECKS: dict[str, Check] = {
@@ -204,6 +224,7 @@ _CHECKS: dict[str, Check] = {
     "optimizer": one_of(Optimizer),
     "size": integer_from(1),
     "seed": integer_from(0),
+    "anchor": _anchor,
     "erase_from": check_prompt,
     "preserve": _preserve,
     "null_space": check_flag,

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+GENERIC = (
+    "a person", "an animal", "a plant", "food", "a vehicle", "a building", "a place", "a thing", "clothes", "a tool",
+    "furniture", "a toy", "a machine", "a landscape", "art", "a painting", "a drawing", "a photo", "a pattern",
+)  # fmt: skip
+"""Most general words for what images show, after the supersenses of nouns in WordNet."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -12,7 +18,7 @@ class Limits:
     Attributes:
         words: Largest number of words of the vocabulary.
         pairs: Number of prompts with two words.
-        near: A word whose cosine to the concept is at least this is a synonym, and is not preserved.
+        near: A word whose cosine to the concept is at least this is a synonym: it is not preserved, and not an anchor.
         contexts: Number of words that the concept is combined with.
         loss_prompts: Largest number of prompts in the preserve loss.
         text_strength: Ridge of the moments of token states, relative to their mean diagonal. A smaller ridge removes
@@ -26,6 +32,8 @@ class Limits:
         concept_trajectories: Least number of trajectories of the concepts from which A is computed, and as many on
             which leaks are measured; at least two per concept.
         widest: A layer with wider inputs is left out, because its moments are matrices of width x width.
+        anchors: Generic prompts, from which `anchor="auto"` chooses; the empty prompt is always among them.
+        anchor_candidates: How many of them, nearest by text, are compared by the denoiser's predictions.
         memory: Bytes of moments in memory at a time. If more are needed, the trajectories run again for the rest.
     """
 
@@ -43,4 +51,6 @@ class Limits:
     held_out: int = 64
     concept_trajectories: int = 16
     widest: int = 6144
+    anchors: tuple[str, ...] = GENERIC
+    anchor_candidates: int = 8
     memory: int = 4 * 2**30

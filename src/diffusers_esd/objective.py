@@ -5,6 +5,8 @@ Eq. 7 of Gandikota, Materzynska, Fiotto-Kaufman and Bau, "Erasing Concepts from 
 
     e_student(x_t, c, t)  <-  e_null - eta * (e_cond - e_null)
 
+An anchor prompt may take the place of the empty one; then `e_null` is the prediction for the anchor.
+
 The coefficients on the right sum to 1, so the target commutes with affine maps of the prediction: noise, v, sample and
 flow velocity share it.
 """

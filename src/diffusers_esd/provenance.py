@@ -39,6 +39,9 @@ class Provenance:
             keys and values with a list of prompts in `preserve`, it is measured on that list.
         versions: Versions of the packages that made it.
         iterations: Optimiser updates.
+        anchors: The anchor of each concept; `""` is the empty prompt.
+        anchor_distances: Of anchors that `anchor="auto"` chose: mean square of `e_a - e_cond`, divided by that of
+            `e_null - e_cond`.
         alignment: Smoothed alignment at the end: 1 is intact, `-eta` the target.
         alignments: The same for each concept; `None` for one that no iteration used.
         preserved: Numbers of preserved prompts: all (`"prompts"`), those the null space was computed from
@@ -66,6 +69,8 @@ class Provenance:
     leaks: dict[str, float] = field(default_factory=dict, repr=False)
     versions: dict[str, str] = field(default_factory=dict)
     iterations: int = 0
+    anchors: dict[str, str] = field(default_factory=dict)
+    anchor_distances: dict[str, float] = field(default_factory=dict)
     alignment: float | None = None
     alignments: dict[str, float | None] = field(default_factory=dict)
     preserved: dict[str, int] = field(default_factory=dict)
@@ -158,6 +163,8 @@ _READERS: dict[str, Reader] = {
     "leaks": mapping_to(number),
     "versions": mapping_to(text),
     "iterations": count,
+    "anchors": mapping_to(text),
+    "anchor_distances": mapping_to(number),
     "alignment": optional(number),
     "alignments": mapping_to(optional(number)),
     "preserved": mapping_to(count),

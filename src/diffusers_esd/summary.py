@@ -68,6 +68,7 @@ def _training(config: ESDConfig, provenance: Provenance) -> dict[str, str]:
     )
     rows = {
         "negative guidance": f"eta = {config.eta:g}",
+        **({"erased towards": _anchors(provenance)} if any(provenance.anchors.values()) else {}),
         "preserved": (kept or "nothing") + (f" ({numbers})" if numbers else ""),
         "training": f"{provenance.iterations} iterations of {config.batch_size}, {provenance.seconds:.0f} s, "
         f"learning rate {config.learning_rate:g}" + ("" if provenance.complete else "; interrupted"),
@@ -80,6 +81,13 @@ def _training(config: ESDConfig, provenance: Provenance) -> dict[str, str]:
         rows["alignment"] = _alignment(provenance.alignment, config.eta, provenance.alignments)
         rows["alignment over training"] = curve([alignment for _, alignment in provenance.history])
     return rows
+
+
+def _anchors(provenance: Provenance) -> str:
+    """The anchor of each concept, with its relative distance if it was chosen."""
+    distances = {c: f" ({d:.2f} of the distance of the empty prompt)" for c, d in provenance.anchor_distances.items()}
+    texts = {c: f"“{anchor}”" + distances.get(c, "") for c, anchor in provenance.anchors.items()}
+    return next(iter(texts.values())) if len(texts) == 1 else ", ".join(f"{c}: {text}" for c, text in texts.items())
 
 
 def _alignment(alignment: float, eta: float, alignments: dict[str, float | None]) -> str:

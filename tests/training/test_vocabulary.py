@@ -39,10 +39,13 @@ def test_the_vocabulary_leaves_the_concept_out_and_its_neighbours_in(concept: st
 def test_nearness_is_one_for_the_same_word_and_tells_a_style_in_a_phrase() -> None:
     family = family_for(load())
     known = [*OBJECTS, *STYLES, "animal"]
-    near = dict(zip(known, nearness(family, known, ["a cat"]).tolist(), strict=True))
+    prompts = [f"a {word}" for word in known]
+    near = dict(zip(known, nearness(family, prompts, ["a cat"]).tolist(), strict=True))
     assert near["cat"] == pytest.approx(1, abs=1e-3)
     assert max(value for word, value in near.items() if word != "cat") < NEAR
-    near = dict(zip(known, nearness(family, known, ["art in mono style"]).tolist(), strict=True))
+    near = dict(
+        zip(known, nearness(family, [f"a {word}" for word in known], ["art in mono style"]).tolist(), strict=True)
+    )
     assert near["mono"] >= NEAR
 
 

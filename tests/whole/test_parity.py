@@ -112,7 +112,9 @@ def test_any_scheduler_trains_on_ddim_of_its_configuration(scheduler: type) -> N
         assert torch.equal(schedule.alphas[:-1], linear.alphas_cumprod[ddim.timesteps])
 
 
-def naive(pipe: StableDiffusionPipeline, iterations: int, eta: float, rate: float) -> list[dict[str, torch.Tensor]]:
+def naive(
+    pipe: StableDiffusionPipeline, iterations: int, eta: float, rate: float, anchor: str
+) -> list[dict[str, torch.Tensor]]:
     """Two networks and a plain loop: the published algorithm, with the frozen copy's unconditional in the guidance."""
     teacher, student = copy.deepcopy(pipe.unet), pipe.unet
     modules = [module for module, _ in student.named_modules()]
@@ -126,7 +128,7 @@ def naive(pipe: StableDiffusionPipeline, iterations: int, eta: float, rate: floa
     optimizer = torch.optim.Adam(parameters, lr=rate)
     scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     scheduler.set_timesteps(STEPS)
-    null, cond = (pipe.encode_prompt(prompt, "cpu", 1, False)[0].detach() for prompt in ("", "a cat"))
+    null, cond, towards = (pipe.encode_prompt(p, "cpu", 1, False)[0].detach() for p in ("", "a cat", anchor))
     history = []
     for iteration in range(iterations):
         k, x_t = first_of(iteration)
@@ -136,8 +138,8 @@ def naive(pipe: StableDiffusionPipeline, iterations: int, eta: float, rate: floa
                 e_student = student(x_t, t, cond).sample
                 x_t = scheduler.step(e_null + GUIDANCE * (e_student - e_null), t, x_t).prev_sample
             t = scheduler.timesteps[k]
-            e_null, e_cond = teacher(x_t, t, null).sample, teacher(x_t, t, cond).sample
-        loss = (student(x_t, t, cond).sample - (e_null - eta * (e_cond - e_null))).square().mean()
+            e_a, e_cond = teacher(x_t, t, towards).sample, teacher(x_t, t, cond).sample
+        loss = (student(x_t, t, cond).sample - (e_a - eta * (e_cond - e_a))).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -145,10 +147,12 @@ def naive(pipe: StableDiffusionPipeline, iterations: int, eta: float, rate: floa
     return history
 
 
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-def test_a_training_equals_the_naive_reference_update_by_update(prediction_type: str) -> None:
+@pytest.mark.parametrize(
+    ("prediction_type", "anchor"), [("epsilon", ""), ("v_prediction", ""), ("epsilon", "an animal")]
+)
+def test_a_training_equals_the_naive_reference_update_by_update(prediction_type: str, anchor: str) -> None:
     iterations, eta, rate = 6, 1.5, 1e-3
-    expected = naive(tiny_pipeline(prediction_type), iterations, eta, rate)
+    expected = naive(tiny_pipeline(prediction_type), iterations, eta, rate, anchor)
     pipe, updates = tiny_pipeline(prediction_type), []
 
     def keep(progress: object) -> None:
@@ -160,6 +164,7 @@ def test_a_training_equals_the_naive_reference_update_by_update(prediction_type:
         group="esd-u",
         preserve=(),
         eta=eta,
+        anchor=anchor,
         guidance_scale=GUIDANCE,
         num_inference_steps=STEPS,
         iterations=iterations,

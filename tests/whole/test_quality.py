@@ -150,6 +150,7 @@ def test_an_object_is_gone_named_or_not_and_the_others_stay(quality: Quality, re
     assert quality.kept("cat") >= 0.93
 
 
+@pytest.mark.slow
 def test_an_adapter_for_another_object_leaves_this_one(quality: Quality) -> None:
     found, base = quality.twenty("cat", "pizza").object(), quality.twenty("cat", None).object()
     with must_fail("an adapter for a pizza does not erase the cat"):

@@ -78,6 +78,7 @@ def _combined(origins: Sequence[Provenance]) -> dict[str, Any]:
     return {
         "origin": "merged",
         "concepts": tuple(dict.fromkeys(concept for origin in origins for concept in origin.concepts)),
+        "anchors": {concept: anchor for origin in origins for concept, anchor in origin.anchors.items()},
         "base_model": " and ".join(dict.fromkeys(origin.base_model for origin in origins)),
         "base_fingerprint": fingerprints.pop() if len(fingerprints) == 1 else "",
         "family": origins[0].family,

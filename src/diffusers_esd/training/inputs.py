@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..denoiser import Denoiser, base_layer
+from ..denoiser import Denoiser, base_layer, evaluation
 from ..streams import stream
 
 _SAMPLES = 16  # inputs of a layer per sample of a batch
@@ -64,3 +64,12 @@ def observed(denoiser: Denoiser, names: Sequence[str], observer: Observer, seed:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def uncompiled(denoiser: Denoiser) -> Iterator[None]:
+    """The denoiser in evaluation mode and uncompiled: hooks would make compiled code recompile for every layer, or
+    would be ignored."""
+    compiled = any(module._compiled_call_impl is not None for module in denoiser.modules())
+    with evaluation(denoiser), torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+        yield

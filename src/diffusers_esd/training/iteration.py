@@ -2,18 +2,20 @@
 
 At states x_t of a trajectory of the concept c, and y_t of a trajectory of a preserved prompt p,
 
-    e_null, e_cond = teacher(x_t, ""), teacher(x_t, c)
-    loss = MSE(student(x_t, c), e_null - eta * (e_cond - e_null))                      Eq. 7, arXiv:2303.07345
+    e_a, e_cond = teacher(x_t, a), teacher(x_t, c)
+    loss = MSE(student(x_t, c), e_a - eta * (e_cond - e_a))                            Eq. 7, arXiv:2303.07345
          + preserve_weight * MSE(student(y_t, p), teacher(y_t, p))
 
-With `erase_from` = f, the student and the trajectory have the prompt f, not c, and the target of the first term becomes
-`e_from - eta * (e_cond - e_null)` with `e_from = teacher(x_t, f)`. A pool makes its next denoising step with the same
+The anchor a is the empty prompt in the paper; trajectories are guided by the empty prompt, whatever the anchor is. With
+`erase_from` = f, the student and the trajectory have the prompt f, not c, and the target of the first term becomes
+`e_from - eta * (e_cond - e_a)` with `e_from = teacher(x_t, f)`. A pool makes its next denoising step with the same
 predictions, so that training states cost no evaluations of their own.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,13 +38,13 @@ class Iteration:
 
     Attributes:
         config: The configuration.
-        concepts: What is erased.
+        anchors: The anchor of each concept that is erased.
         networks: Teacher and student.
         state: What an iteration changes.
     """
 
     config: ESDConfig
-    concepts: tuple[str, ...]
+    anchors: Mapping[str, str]
     networks: Networks
     state: TrainingState
 
@@ -52,19 +54,21 @@ class Iteration:
         It also moves the trajectories on, and records the alignments.
         """
         x_t, position, prompts = states.x_t, states.position, states.prompts
-        empty = [""] * len(prompts)
-        e_from = None
-        if self.config.erase_from is None:
-            e_null, e_cond = self.networks.teacher(x_t, position, empty, prompts)
-        else:
-            concept = list(self.concepts) * len(prompts)  # `erase_from` allows one concept
-            e_null, e_cond, e_from = self.networks.teacher(x_t, position, empty, concept, prompts)
+        # With `erase_from`, which allows one concept, the states' prompt is another.
+        concepts = prompts if self.config.erase_from is None else list(self.anchors) * len(prompts)
+        asked: dict[str, Sequence[str]] = {"null": [""] * len(prompts), "cond": concepts}
+        if any(self.anchors.values()):
+            asked["anchor"] = [self.anchors[concept] for concept in concepts]
+        if self.config.erase_from is not None:
+            asked["from"] = prompts
+        e = dict(zip(asked, self.networks.teacher(x_t, position, *asked.values()), strict=True))
+        e_null, e_cond, e_a, e_from = e["null"], e["cond"], e.get("anchor", e["null"]), e.get("from")
         e_student = self.networks.student(x_t, position, prompts)
         origin = None if e_from is None else e_from.float()
-        loss = mse_loss(e_student.float(), esd_target(e_cond.float(), e_null.float(), self.config.eta, origin))
+        loss = mse_loss(e_student.float(), esd_target(e_cond.float(), e_a.float(), self.config.eta, origin))
 
         self.state.erase.advance(states, self._rollout(e_student, e_cond if e_from is None else e_from), e_null)
-        along, length = projections(e_student.detach(), e_cond, e_null, e_from)
+        along, length = projections(e_student.detach(), e_cond, e_a, e_from)
         self.state.alignments.update(prompts, along, length)
         self.state.last_seen |= dict.fromkeys(prompts, len(self.state.history))
         return loss, torch.stack([along.sum(), length.sum()])

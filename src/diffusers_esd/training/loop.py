@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..config import ESDConfig
+from .anchors import Anchors
 from .iteration import Iteration
 from .networks import Networks
 from .progress import Progress
@@ -30,6 +31,7 @@ class Training:
         networks: Teacher and student; the prompts are encoded already.
         parameters: The weights that train.
         prompts: The prompts.
+        anchors: The anchor of each concept.
 
     Attributes:
         state: What the iterations change.
@@ -37,12 +39,17 @@ class Training:
     """
 
     def __init__(
-        self, config: ESDConfig, networks: Networks, parameters: Sequence[nn.Parameter], prompts: Prompts
+        self,
+        config: ESDConfig,
+        networks: Networks,
+        parameters: Sequence[nn.Parameter],
+        prompts: Prompts,
+        anchors: Anchors,
     ) -> None:
-        self.config, self.networks, self.prompts = config, networks, prompts
+        self.config, self.networks, self.prompts, self.anchors = config, networks, prompts, anchors
         self.state = new_state(config, networks, parameters, prompts)
         self.complete = False
-        self._iteration = Iteration(config, prompts.concepts, networks, self.state)
+        self._iteration = Iteration(config, anchors.prompts, networks, self.state)
 
     def run(self, callback: Callable[[Progress], None] | None) -> None:
         """Iterate to the end.

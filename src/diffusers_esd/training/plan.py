@@ -11,6 +11,7 @@ from ..denoiser import base_layer
 from ..families import Family
 from ..groups import MIXED, Selection
 from ..limits import Limits
+from .anchors import Anchors
 from .encoding import Encoded
 from .inputs import layer_width
 from .null_space import portions, sees_text
@@ -31,6 +32,7 @@ class Plan:
         layers: The layers that the adapter may train. With a null space, layers that cannot tell the concept from what
             is preserved are left out later, when their leak has been measured.
         left_out: Layers of the group without an adapter, by reason.
+        anchors: The prompt that each concept is erased towards; `""` is the empty prompt.
         preserved: The prompts that must not change.
         synonyms: Words that are not preserved because they are too near to the concept.
         of_moments: Number of preserved prompts that A is computed from.
@@ -43,6 +45,7 @@ class Plan:
     name: str
     layers: tuple[str, ...]
     left_out: Mapping[str, tuple[str, ...]]
+    anchors: Mapping[str, str]
     preserved: tuple[str, ...]
     synonyms: tuple[str, ...]
     of_moments: int
@@ -54,6 +57,7 @@ class Plan:
         """The plan in a few lines."""
         lines = [
             f"{self.name}: erases {', '.join(map(repr, self.concepts))}",
+            *(f"  {concept!r} towards {anchor!r}" for concept, anchor in self.anchors.items() if anchor),
             f"layers: {len(self.layers)}",
             *(f"  left out: {len(names)} ({reason})" for reason, names in self.left_out.items()),
             f"preserved prompts: {len(self.preserved)}; the moments take {self.of_moments}, the loss {self.of_loss}",
@@ -77,6 +81,7 @@ def make_plan(
     name: str,
     selection: Selection,
     prompts: Prompts,
+    anchors: Anchors,
 ) -> Plan:
     """What would be trained, and what it would cost. The denoiser is not evaluated.
 
@@ -87,6 +92,7 @@ def make_plan(
         name: Name of the adapter.
         selection: The layers of the group.
         prompts: The prompts.
+        anchors: The anchor of each concept.
     """
     confined = is_confined(config, prompts)
     names = selection.confinable().names if confined else selection.names
@@ -99,31 +105,35 @@ def make_plan(
         name=name,
         layers=layers,
         left_out={reason: layers for reason, layers in left_out.items() if layers},
+        anchors=anchors.prompts,
         preserved=prompts.preserved.prompts,
         synonyms=prompts.preserved.synonyms,
         of_moments=prompts.count_of_moments(limits, sees_images=bool(others)) if confined else 0,
         of_loss=len(prompts.loss),
         evaluations=_evaluations(
-            config, limits, prompts, {n: layer_width(family.denoiser.get_submodule(n)) for n in others}
+            config, limits, prompts, anchors, {n: layer_width(family.denoiser.get_submodule(n)) for n in others}
         ),
         memory=_memory(family, config, limits, layers, others, prompts, confined=confined),
     )
 
 
-def _evaluations(config: ESDConfig, limits: Limits, prompts: Prompts, widths: dict[str, int]) -> dict[str, int]:
+def _evaluations(
+    config: ESDConfig, limits: Limits, prompts: Prompts, anchors: Anchors, widths: dict[str, int]
+) -> dict[str, int]:
     """Approximate number of samples that all iterations of a training evaluate.
 
     Args:
         config: The configuration.
         limits: The limits.
         prompts: The prompts.
+        anchors: The anchor of each concept.
         widths: Input widths of the layers whose moments come from trajectories.
     """
     passes, of_concept = len(list(portions(widths, limits.memory))), len(prompts.concept_runs) // 2
     held_out = limits.held_out + of_concept if widths else 0
     moments = limits.steps * (passes * (limits.trajectories + of_concept) + held_out)
-    teacher = 2 if config.erase_from is None else 3
-    no_grad = moments + teacher * config.states + _on_the_way(config, len(prompts.student), None)
+    teacher = 2 + (config.erase_from is not None) + any(anchors.prompts.values())
+    no_grad = anchors.evaluations + moments + teacher * config.states + _on_the_way(config, len(prompts.student), None)
     grad = config.states
     if prompts.loss:
         no_grad += 2 * config.states + _on_the_way(config, len(prompts.loss), PRESERVED_AT_A_TIME)

@@ -54,7 +54,8 @@ def check_concepts(concept: object, config: ESDConfig) -> tuple[str, ...]:
 
     Raises:
         TypeError: If one is not a string.
-        ValueError: If one is empty, there is none, or there are several with `erase_from`.
+        ValueError: If one is empty, there is none, there are several with `erase_from`, or the anchors are more or
+            fewer.
 
     Warns:
         UserWarning: If the iterations are too few for so many concepts.
@@ -69,6 +70,8 @@ def check_concepts(concept: object, config: ESDConfig) -> tuple[str, ...]:
     n = len(concepts)
     if n > 1 and config.erase_from is not None:
         raise ValueError("`erase_from` takes a single concept; erase several with one call each.")
+    if not isinstance(config.anchor, str) and len(config.anchor) != n:
+        raise ValueError(f"`anchor` must have one prompt for each of {n} concepts, got {len(config.anchor)}.")
     if n > 1 and config.states < _LEAST_VISITS * n:
         batch = config.states // config.iterations
         warnings.warn(
@@ -80,9 +83,10 @@ def check_concepts(concept: object, config: ESDConfig) -> tuple[str, ...]:
 
 
 def given_prompts(config: ESDConfig, concepts: Sequence[str]) -> list[str]:
-    """The prompts that the user gave: the concepts, `erase_from`, and those in `preserve`."""
+    """The prompts that the user gave: the concepts, `erase_from`, anchors, and those in `preserve`."""
+    anchors = (config.anchor,) if isinstance(config.anchor, str) else config.anchor
     listed = () if isinstance(config.preserve, str) else config.preserve
-    return [*concepts, *([] if config.erase_from is None else [config.erase_from]), *listed]
+    return [*concepts, *([] if config.erase_from is None else [config.erase_from]), *anchors, *listed]
 
 
 def choose(family: Family, config: ESDConfig, limits: Limits, concepts: Sequence[str]) -> Prompts:

@@ -31,7 +31,9 @@ def record(
         space: The null space, if there is one.
     """
     state, prompts = training.state, training.prompts
+    anchors = training.anchors
     evaluations = dict(training.networks.evaluations)
+    evaluations["no_grad"] += anchors.evaluations
     of_moments = 0
     if space is not None:
         evaluations["no_grad"] += space.evaluations
@@ -50,6 +52,8 @@ def record(
         leaks={} if space is None else {layer: round(space.leaks[layer], 4) for layer in space.fixed_a},
         versions=package_versions(),
         iterations=len(state.history),
+        anchors=dict(anchors.prompts),
+        anchor_distances={concept: round(distance, 4) for concept, distance in anchors.distances.items()},
         alignment=state.alignments.mean(),
         alignments=dict(zip(prompts.concepts, (alignments.get(p) for p in prompts.student), strict=True)),
         preserved={

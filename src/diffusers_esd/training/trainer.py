@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, fields, replace
 from importlib.util import find_spec
 from typing import Any, Literal, overload
 
-import torch
 from diffusers import DiffusionPipeline
 
 from ..adapter import Adapter, read_weights
 from ..config import ESDConfig
-from ..denoiser import active_scales, base_layers, check_denoiser, check_name, check_present, evaluation, switched_off
+from ..denoiser import active_scales, base_layers, check_denoiser, check_name, check_present, switched_off
 from ..erasure import Erasure
 from ..families import Family, Schedule, checked_family
 from ..groups import Selection, select
 from ..limits import Limits
 from ..names import default_name
 from ..run import RunConfig
+from .anchors import AnchorFinder
 from .encoding import Encoded, warn_of_long
+from .inputs import uncompiled
 from .loop import Training
 from .memory import checkpointed, offloaded, without_group_offloading
 from .networks import Networks
@@ -121,7 +122,8 @@ class ESDTrainer:
             beside: Names of adapters, such as earlier erasures, that are switched off during training. The new erasure
                 then does not depend on them. By default it is trained on top of everything that is active.
             callback: Called after every iteration.
-            dry_run: Only return what would be trained and what it would cost. Nothing is trained.
+            dry_run: Only return what would be trained and what it would cost. Nothing is trained, and the denoiser is
+                evaluated only to find anchors (`anchor="auto"`).
 
         Returns:
             The erasure. After Ctrl-C during the iterations it is the state at that moment, and `provenance.complete` is
@@ -147,10 +149,15 @@ class ESDTrainer:
             exits.enter_context(own_settings(self.family.device))
             warn_of_long(self.family, given_prompts(self.config, concepts))
             prompts = choose(self.family, self.config, self.limits, concepts)
-            if dry_run:
-                return make_plan(self.family, self.config, self.limits, name, selection, prompts)
             exits.enter_context(without_group_offloading(denoiser))
             exits.enter_context(switched_off(denoiser, beside))
+            if dry_run:
+                encoded = Encoded(self.family)
+                finder = self._anchor_finder(prompts, encoded)
+                encoded.add(["", *concepts, *finder.prompts])
+                with uncompiled(denoiser):
+                    anchors = finder.find()
+                return make_plan(self.family, self.config, self.limits, name, selection, prompts, anchors)
             return self._erase(name, selection, prompts, beside, callback)
 
     def schedule(self) -> Schedule:
@@ -196,14 +203,17 @@ class ESDTrainer:
         active = active_scales(family.denoiser)
         encoded = Encoded(family)
         # All prompts are encoded here: the text encoders are not needed any more when the denoiser is.
+        anchor_finder = self._anchor_finder(prompts, encoded)
         finder = self._finder(selection, prompts, encoded) if is_confined(config, prompts) else None
-        encoded.add(["", *prompts.concepts, *prompts.student, *prompts.loss])
+        encoded.add(["", *prompts.concepts, *prompts.student, *prompts.loss, *anchor_finder.prompts])
         with offloaded(family, self.run):
-            space = None if finder is None else self._find(finder)
+            with uncompiled(self.family.denoiser):
+                anchors = anchor_finder.find()
+                space = None if finder is None else finder.find()
             with self._adapter(name, selection, space) as adapter:
                 with adapter.training(), checkpointed(family, self.run):
                     networks = Networks(self.schedule(), adapter, encoded)
-                    training = Training(config, networks, adapter.parameters, prompts)
+                    training = Training(config, networks, adapter.parameters, prompts, anchors)
                     training.run(callback)
                 adapter.fold_scale()
                 provenance = replace(
@@ -236,9 +246,5 @@ class ESDTrainer:
         names = selection.confinable().names
         return NullSpaceFinder(self.family, self.config, self.limits, prompts, names, encoded, self._shape)
 
-    def _find(self, finder: NullSpaceFinder) -> NullSpace:
-        denoiser = self.family.denoiser
-        # Hooks would make compiled code recompile for every layer, or would be ignored.
-        compiled = any(module._compiled_call_impl is not None for module in denoiser.modules())
-        with evaluation(denoiser), torch.compiler.set_stance("force_eager") if compiled else nullcontext():
-            return finder.find()
+    def _anchor_finder(self, prompts: Prompts, encoded: Encoded) -> AnchorFinder:
+        return AnchorFinder(self.family, self.config, self.limits, prompts.concepts, encoded, self._shape)

@@ -82,7 +82,7 @@ def preserved(family: Family, concepts: Sequence[str], *, seed: int, limits: Lim
     generator = stream(seed, "vocabulary")
     known = [word for word in everything if word not in own | _TEMPLATE_WORDS]
     known = [known[i] for i in permutation(len(known), generator)[: limits.words]]
-    similarity = nearness(family, known, concepts).tolist() if known else []
+    similarity = nearness(family, [f"a {word}" for word in known], concepts).tolist() if known else []
     kept = [word for word, value in zip(known, similarity, strict=True) if value < limits.near]
     if not kept:
         raise ValueError(
@@ -106,24 +106,24 @@ def neighbours(family: Family, concepts: Sequence[str], n: int, *, seed: int, li
     everything = words(family.tokenizer)
     known = [word for word in everything if word not in own]
     known = [known[i] for i in permutation(len(known), stream(seed, "vocabulary"))[: limits.words]]
-    similarity = nearness(family, known, concepts).tolist() if known else []
+    similarity = nearness(family, [f"a {word}" for word in known], concepts).tolist() if known else []
     nearest = sorted((-value, word) for value, word in zip(similarity, known, strict=True) if value < limits.near)
     whole = (w for _, w in nearest if not any(other != w and other.endswith(w) for other in everything))
     return [f"a {word}" for word in islice(whole, n)]
 
 
 @torch.no_grad()
-def nearness(family: Family, known: Sequence[str], concepts: Sequence[str]) -> Tensor:
-    """Cosine of each word to the nearest concept, (words,): 1 is the same, 0 unrelated.
+def nearness(family: Family, prompts: Sequence[str], concepts: Sequence[str]) -> Tensor:
+    """Cosine of each prompt to the nearest concept, (prompts,): 1 is the same, 0 unrelated.
 
-    It is the cosine of token states that are averaged over the tokens, minus the mean of all words.
+    It is the cosine of token states that are averaged over the tokens, minus the mean of all prompts.
     """
     encoded = Encoded(family)
 
-    def pooled(prompts: Sequence[str]) -> Tensor:
-        return torch.cat([states.mean(1) for _, states in encoded.states(prompts)])
+    def pooled(texts: Sequence[str]) -> Tensor:
+        return torch.cat([states.mean(1) for _, states in encoded.states(texts)])
 
-    vectors = pooled([f"a {word}" for word in known])
+    vectors = pooled(prompts)
     mean = vectors.mean(0)
     targets = functional.normalize(pooled(concepts) - mean)
     return (functional.normalize(vectors - mean) @ targets.T).amax(1).cpu()

@@ -1,0 +1,141 @@
+"""Anchors: which prompt a concept is erased towards.
+
+The paper's anchor is the empty prompt. A prompt that is nearer to the concept, such as "an animal" for a dog, makes the
+change smaller, so that similar concepts and further erasures are disturbed less. `anchor="auto"` takes the generic
+prompt that is nearest in score: with the smallest mean square of
+
+    e_a - e_cond
+
+at states of guided trajectories of the concept, in which the denoiser decides and not the text encoder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..config import ESDConfig
+from ..families import Family
+from ..limits import Limits
+from ..streams import stream
+from .encoding import Encoded
+from .vocabulary import nearness, words
+
+# With three long trajectories, the class of an object was often not the nearest; with these it was.
+_TRAJECTORIES, _STEPS, _EVERY = 12, 6, 2  # states at every second step: 36 in all
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """The anchor of each concept.
+
+    Attributes:
+        prompts: Anchor by concept; `""` is the empty prompt.
+        distances: For anchors that were chosen: mean square of `e_a - e_cond`, divided by that of `e_null - e_cond`: 0
+            is the concept itself, 1 as far as the empty prompt.
+        evaluations: Samples the denoiser evaluated.
+    """
+
+    prompts: Mapping[str, str]
+    distances: Mapping[str, float]
+    evaluations: int = 0
+
+
+class AnchorFinder:
+    """Finds the anchor of each concept, before our adapter is on the denoiser.
+
+    The constructor uses the text encoders, `find` the denoiser; `prompts` must be encoded in between.
+
+    Args:
+        family: The family.
+        config: The configuration.
+        limits: The generic prompts, and how many are compared.
+        concepts: What is erased.
+        encoded: The encoded prompts.
+        shape: Of one latent, (C, H, W).
+
+    Attributes:
+        prompts: The anchors, or the candidates.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        config: ESDConfig,
+        limits: Limits,
+        concepts: Sequence[str],
+        encoded: Encoded,
+        shape: tuple[int, ...],
+    ) -> None:
+        self._family, self._config, self._encoded, self._shape = family, config, encoded, shape
+        self._concepts = concepts
+        self._candidates: dict[str, list[str]] = {}
+        if config.anchor == "auto":
+            self._candidates = {concept: candidates(family, concept, limits) for concept in concepts}
+            self.prompts = [prompt for prompts in self._candidates.values() for prompt in prompts]
+        else:
+            self.prompts = [config.anchor] if isinstance(config.anchor, str) else list(config.anchor)
+
+    def find(self) -> Anchors:
+        """The anchor of each concept. Only `anchor="auto"` evaluates the denoiser."""
+        anchor = self._config.anchor
+        if anchor != "auto":
+            anchors = (anchor,) * len(self._concepts) if isinstance(anchor, str) else anchor
+            return Anchors(dict(zip(self._concepts, anchors, strict=True)), {})
+        prompts, distances, evaluations = {}, {}, 0
+        for concept, others in self._candidates.items():
+            relative, n = self._distances(concept, others)
+            prompts[concept], distances[concept] = min(relative.items(), key=lambda item: item[1])
+            evaluations += n
+        return Anchors(prompts, distances, evaluations)
+
+    @torch.no_grad()
+    def _distances(self, concept: str, others: Sequence[str]) -> tuple[dict[str, float], int]:
+        """The relative distance of each candidate and of the empty prompt, and the number of evaluations."""
+        schedule = self._family.schedule(_STEPS, self._shape, self._config.guidance_scale)
+        x_t = schedule.noise(stream(self._config.seed, "anchors", concept), _TRAJECTORIES)
+        sums = dict.fromkeys(["", *others], 0.0)
+        evaluations = 0
+
+        def predict(prompt: str, position: Tensor) -> Tensor:
+            nonlocal evaluations
+            evaluations += len(x_t)
+            return schedule.predict(x_t, position, self._encoded.rows([prompt] * len(x_t)))
+
+        for i in range(_STEPS):
+            position = torch.full((len(x_t),), i, device="cpu")
+            e_null, e_cond = predict("", position), predict(concept, position)
+            if i % _EVERY == 0:
+                sums[""] += (e_null - e_cond).float().square().mean().item()
+                for prompt in others:
+                    sums[prompt] += (predict(prompt, position) - e_cond).float().square().mean().item()
+            x_t = schedule.step(schedule.guide(e_null, e_cond), x_t, position, position + 1)
+        return {prompt: total / max(sums[""], 1e-30) for prompt, total in sums.items()}, evaluations
+
+
+def candidates(family: Family, concept: str, limits: Limits) -> list[str]:
+    """The generic prompts that can be the anchor of a concept, nearest by text first.
+
+    Left out are prompts that contain a word of the concept, that the text encoder puts as near to it as a synonym, or
+    that have words which the tokenizer does not know.
+    """
+    own, known = _words(concept), set(words(family.tokenizer))
+    allowed = [
+        prompt
+        for prompt in limits.anchors
+        if not own & _words(prompt) and (not known or all(word in known for word in _words(prompt)))
+    ]
+    if not allowed:
+        return []
+    near = dict(zip(allowed, nearness(family, allowed, [concept]).tolist(), strict=True)) if len(allowed) > 1 else {}
+    ranked = sorted(allowed, key=lambda prompt: -near.get(prompt, 0.0))
+    return [prompt for prompt in ranked if near.get(prompt, 0.0) < limits.near][: limits.anchor_candidates]
+
+
+def _words(prompt: str) -> set[str]:
+    """Words of three letters or more, which a tokenizer lists (see `vocabulary.words`)."""
+    return set(re.findall(r"\w{3,}", prompt.lower()))
