@@ -26,20 +26,20 @@ QUICK: dict[str, Any] = {"prompts": ["a cat"], "num_inference_steps": 3}
 
 
 @torch.no_grad()
-def by_hand(pipe: Any, erasure: Erasure, seed: int, erase_from: str | None = None) -> tuple[float, float]:
+def by_hand(pipe: Any, erasure: Erasure, seed: int, erase_from: str | None, anchor: str) -> tuple[float, float]:
     """Both alignments from two pipelines, without any switching of adapters."""
     erased = type(pipe)(**{**pipe.components, "unet": made_on(erasure)}, requires_safety_checker=False).unet
     config = erasure.config or ESDConfig()
     schedule = family_for(pipe).schedule(QUICK["num_inference_steps"], (4, 8, 8), config.guidance_scale)
-    states = {p: pipe.encode_prompt(p, "cpu", 1, False)[0] for p in ("", "a cat", erase_from or "a cat")}
+    states = {p: pipe.encode_prompt(p, "cpu", 1, False)[0] for p in ("", "a cat", erase_from or "a cat", anchor)}
     student = erase_from or "a cat"
     x_t, sums = schedule.noise(stream(seed, "check")), torch.zeros(2, 2)
     for i, t in enumerate(schedule.timesteps):
         base = {prompt: pipe.unet(x_t, t, rows).sample for prompt, rows in states.items()}
         for row, prompt in enumerate((student, "")):
             e = erased(x_t, t, states[prompt]).sample
-            origin = base[erase_from] if erase_from and not row else None
-            sums[row] += torch.cat(projections(e, base["a cat"], base[""], origin))
+            origin = base[""] if row else base[erase_from] if erase_from else None
+            sums[row] += torch.cat(projections(e, base["a cat"], base[anchor], origin))
         position = torch.tensor([i])
         x_t = schedule.step(schedule.guide(base[""], base[student]), x_t, position, position + 1)
     named, unnamed = (sums[:, 0] / sums[:, 1]).tolist()
@@ -52,18 +52,18 @@ def made_on(erasure: Erasure) -> Any:
     return pipe.unet
 
 
-@pytest.mark.parametrize("erase_from", [None, "a dog"])
-def test_alignments_are_those_by_hand(erase_from: str | None) -> None:
+@pytest.mark.parametrize(("erase_from", "anchor"), [(None, ""), ("a dog", ""), (None, "an animal")])
+def test_alignments_are_those_by_hand(erase_from: str | None, anchor: str) -> None:
     pipe = tiny_pipeline()
-    erasure = made(pipe)
+    erasure = with_provenance(made(pipe), anchors={"a cat": anchor})
     config = ESDConfig(preserve=(), erase_from=erase_from)
     erasure = Erasure(erasure.name, erasure.weights, config, erasure.provenance)
     check = erasure.check(pipe, **QUICK, seeds=5)
-    named, unnamed = by_hand(tiny_pipeline(), erasure, 5, erase_from)
+    named, unnamed = by_hand(tiny_pipeline(), erasure, 5, erase_from, anchor)
     assert check.named == {"a cat": pytest.approx(named, abs=1e-3)}
     assert check.unnamed == {"a cat": pytest.approx(unnamed, abs=1e-3)}
     with must_fail("another seed gives other states"):
-        assert by_hand(tiny_pipeline(), erasure, 6, erase_from)[0] == pytest.approx(named, abs=1e-5)
+        assert by_hand(tiny_pipeline(), erasure, 6, erase_from, anchor)[0] == pytest.approx(named, abs=1e-5)
     assert str(check) == f"a cat: alignment {named:.2f} where it is named, {unnamed:.2f} where it is not"
 
 

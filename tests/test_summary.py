@@ -56,6 +56,18 @@ def test_the_rows_of_a_training(erasure: Erasure) -> None:
     assert plain["group"] == "esd-x: the cross-attentions' queries, keys, values, outputs"
 
 
+def test_the_anchor_is_shown_with_its_distance_and_is_the_zero_of_alignment(erasure: Erasure) -> None:
+    one = with_provenance(erasure, anchors={"a cat": "an animal"}, anchor_distances={"a cat": 0.831})
+    assert rows(one)["erased towards"] == "“an animal” (0.83 of the distance of the empty prompt)"
+    assert "0: as for the anchor" in rows(one)["alignment"]
+    two = with_provenance(erasure, concepts=("a cat", "a bus"), anchors={"a cat": "an animal", "a bus": ""})
+    assert rows(two)["erased towards"] == "a cat: “an animal”, a bus: “”"
+    paper = rows(with_provenance(erasure, anchors={"a cat": ""}))
+    assert "erased towards" not in paper
+    with must_fail("the empty prompt is not called an anchor"):
+        assert "0: as for the anchor" in paper["alignment"]
+
+
 def test_an_import_claims_no_training(erasure: Erasure) -> None:
     imported = replace(with_provenance(erasure, origin="imported", parts=(("f.safetensors", 1.0),)), config=None)
     training = {"group", "negative guidance", "preserved", "training", "alignment"}

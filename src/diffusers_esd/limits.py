@@ -8,7 +8,7 @@ GENERIC = (
     "a person", "an animal", "a plant", "food", "a vehicle", "a building", "a place", "a thing", "clothes", "a tool",
     "furniture", "a toy", "a machine", "a landscape", "art", "a painting", "a drawing", "a photo", "a pattern",
 )  # fmt: skip
-"""Most general words for what images show, after the supersenses of nouns in WordNet."""
+"""General words for what images show."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ are never used.
                                      positions of a pool's members ("turns", "offset"), noise (member, lap)
     preserved, vocabulary, contexts  which prompts are used
     moments, inputs                  noise of the null space's trajectories, and samples of the layers' inputs
+    anchors, <concept>               noise of the trajectories on which anchors are compared
     subspace                         start of the eigenvectors, with seed 0
     check                            noise of the trajectories of `Erasure.check`
 

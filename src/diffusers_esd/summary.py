@@ -78,7 +78,7 @@ def _training(config: ESDConfig, provenance: Provenance) -> dict[str, str]:
     if provenance.beside:
         rows["switched off while training"] = ", ".join(provenance.beside)
     if provenance.alignment is not None:
-        rows["alignment"] = _alignment(provenance.alignment, config.eta, provenance.alignments)
+        rows["alignment"] = _alignment(provenance.alignment, config.eta, provenance)
         rows["alignment over training"] = curve([alignment for _, alignment in provenance.history])
     return rows
 
@@ -90,8 +90,9 @@ def _anchors(provenance: Provenance) -> str:
     return next(iter(texts.values())) if len(texts) == 1 else ", ".join(f"{c}: {text}" for c, text in texts.items())
 
 
-def _alignment(alignment: float, eta: float, alignments: dict[str, float | None]) -> str:
+def _alignment(alignment: float, eta: float, provenance: Provenance) -> str:
     """The alignment with the ends of its scale; if there are several concepts, also that of each."""
-    text = f"{alignment:.2f} (1: intact, 0: as without the concept's words, {-eta:g}: target)"
-    each = [f"{concept} {value:.2f}" for concept, value in alignments.items() if value is not None]
-    return text + (f"; {', '.join(each)}" if len(alignments) > 1 else "")
+    zero = "as for the anchor" if any(provenance.anchors.values()) else "as without the concept's words"
+    text = f"{alignment:.2f} (1: intact, 0: {zero}, {-eta:g}: target)"
+    each = [f"{concept} {value:.2f}" for concept, value in provenance.alignments.items() if value is not None]
+    return text + (f"; {', '.join(each)}" if len(provenance.alignments) > 1 else "")

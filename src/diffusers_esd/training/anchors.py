@@ -1,12 +1,12 @@
 """Anchors: which prompt a concept is erased towards.
 
 The paper's anchor is the empty prompt. A prompt that is nearer to the concept, such as "an animal" for a dog, makes the
-change smaller, so that similar concepts and further erasures are disturbed less. `anchor="auto"` takes the generic
-prompt that is nearest in score: with the smallest mean square of
+change of the prediction smaller. `anchor="auto"` takes the generic prompt or the empty one that is nearest to the
+concept: with the smallest mean square of
 
     e_a - e_cond
 
-at states of guided trajectories of the concept, in which the denoiser decides and not the text encoder.
+at states of guided trajectories of the concept. So the denoiser's predictions decide, not the text encoder's states.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..streams import stream
 from .encoding import Encoded
 from .vocabulary import nearness, words
 
-# With three long trajectories, the class of an object was often not the nearest; with these it was.
+# Many short trajectories: the distances differ more among trajectories than along one.
 _TRAJECTORIES, _STEPS, _EVERY = 12, 6, 2  # states at every second step: 36 in all
 
 

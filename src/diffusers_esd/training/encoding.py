@@ -8,13 +8,13 @@ the denoiser's first evaluation, so the text encoders and the denoiser need not 
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from ..arguments import warn_user
 from ..families import Conditioning, Family
 
 _BATCH = 16
@@ -74,10 +74,9 @@ def warn_of_long(family: Family, prompts: Iterable[str]) -> None:
     most = family.tokenizer.model_max_length
     for prompt in dict.fromkeys(prompts):
         if len(family.tokenizer(prompt, verbose=False).input_ids) > most:
-            warnings.warn(
+            warn_user(
                 f"The prompt {prompt!r} is longer than the {most} tokens that the text encoder reads; its end is cut "
-                "off, as in the pipeline.",
-                stacklevel=3,
+                "off, as in the pipeline."
             )
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ..arguments import check_prompt
+from ..arguments import check_prompt, warn_user
 from ..config import ESDConfig
 from ..families import Family
 from ..limits import Limits
@@ -74,17 +73,17 @@ def check_concepts(concept: object, config: ESDConfig) -> tuple[str, ...]:
         raise ValueError(f"`anchor` must have one prompt for each of {n} concepts, got {len(config.anchor)}.")
     if n > 1 and config.states < _LEAST_VISITS * n:
         batch = config.states // config.iterations
-        warnings.warn(
+        warn_user(
             f"{config.iterations} iterations of {batch} visit each of {n} concepts {config.states / n:.1f} times, "
-            f"which hardly trains them; give iterations={-(-_LEAST_VISITS * n // batch)} or more.",
-            stacklevel=3,
+            f"which hardly trains them; give iterations={-(-_LEAST_VISITS * n // batch)} or more."
         )
     return concepts
 
 
 def given_prompts(config: ESDConfig, concepts: Sequence[str]) -> list[str]:
     """The prompts that the user gave: the concepts, `erase_from`, anchors, and those in `preserve`."""
-    anchors = (config.anchor,) if isinstance(config.anchor, str) else config.anchor
+    anchors = [config.anchor] if isinstance(config.anchor, str) else config.anchor
+    anchors = [anchor for anchor in anchors if anchor != "auto"]
     listed = () if isinstance(config.preserve, str) else config.preserve
     return [*concepts, *([] if config.erase_from is None else [config.erase_from]), *anchors, *listed]
 
