@@ -28,7 +28,7 @@ def test_the_rows_of_a_training(erasure: Erasure) -> None:
         concepts=("a cat", "a dog", "a bus"),
         left_out={"the concept is too faint there": ("conv_in", "conv_out"), "it lets too much through": ("x",)},
         alignments={"a cat": -0.4, "a dog": -0.6, "a bus": None},
-        preserved={"prompts": 500, "moments": 400, "loss": 100},
+        preserved={"prompts": 500, "moments": 400, "loss": 100, "words": 50, "vocabulary": 27101},
         active={"style": 0.6},
         beside=("no-bus",),
         complete=False,
@@ -40,8 +40,8 @@ def test_the_rows_of_a_training(erasure: Erasure) -> None:
         "layers": f"{len(full.layers())}, rank 2",
         "layers left out": "2: the concept is too faint there; 1: it lets too much through",
         "negative guidance": "eta = 1",
-        "preserved": "the text encoder's vocabulary (500 prompts, 400 of them for the null space, 100 of them in the "
-        "loss)",
+        "preserved": "50 of 27,101 words that the text encoder knows (500 prompts, 400 of them for the null space, 100 "
+        "of them in the loss)",
         "training": "8 iterations of 1, 1 s, learning rate 0.0001; interrupted",
         "trained on top of": "style x 0.6",
         "switched off while training": "no-bus",

@@ -58,7 +58,9 @@ class ESDConfig:
         erase_from: Prompt from which the concept is erased (`"hat"` from `"a cowboy"`): the student learns
             `e_from - eta * (e_cond - e_a)` on this prompt. `None` erases the concept itself.
         preserve: What must not change: a list of prompts, or `"vocabulary"`, the words of the text encoder in a few
-            templates, without the words of the concept. An empty list, `()`, is the paper's plain training.
+            templates: frequent ones and those nearest to the concept, without the words that mean the concept. An empty
+            list, `()`, is the paper's plain training.
+        synonyms: Further words for the concept, such as `("kitten",)` for a cat, that the vocabulary must not preserve.
         null_space: Whether A of every layer is computed and fixed, so that the adapter answers the concept and hardly
             the preserved prompts; only B trains. The groups `"esd-x"` and `"full"` then leave out the queries and
             outputs of the cross-attentions, so that `"esd-x"` trains the same layers as `"esd-x-strict"`.
@@ -90,6 +92,7 @@ class ESDConfig:
     anchor: str | tuple[str, ...] = ""
     erase_from: str | None = None
     preserve: tuple[str, ...] | Literal["vocabulary"] = "vocabulary"
+    synonyms: tuple[str, ...] = ()
     null_space: bool = True
     preserve_weight: float | None = None
     stop_at_alignment: float | None = None
@@ -108,6 +111,11 @@ class ESDConfig:
         if self.lr_warmup_steps >= self.iterations:
             raise ValueError(
                 f"`lr_warmup_steps` must be fewer than `iterations`, {self.iterations}; got {self.lr_warmup_steps}."
+            )
+        if self.synonyms and self.preserve != "vocabulary":
+            raise ValueError(
+                "`synonyms` are words that the vocabulary does not preserve, and `preserve` is a list; leave the words "
+                f"out of the list. Got synonyms={self.synonyms!r}."
             )
 
     @classmethod
@@ -135,7 +143,7 @@ class ESDConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON types."""
-        lists = {name: getattr(self, name) for name in ("anchor", "preserve")}
+        lists = {name: getattr(self, name) for name in ("anchor", "preserve", "synonyms")}
         return {**asdict(self), **{name: v if isinstance(v, str) else list(v) for name, v in lists.items()}}
 
     def to_json(self) -> str:
@@ -177,11 +185,16 @@ def _group(name: str, value: Any) -> str:
 def _preserve(name: str, value: Any) -> Any:
     if value == "vocabulary":
         return value
+    return _prompts(name, value, or_else=" or 'vocabulary'")
+
+
+def _prompts(name: str, value: Any, *, or_else: str = "") -> tuple[str, ...]:
     if isinstance(value, str):
-        raise TypeError(f"`{name}` must be a list of prompts, such as [{value!r}], or 'vocabulary'; got {value!r}.")
+        comma = "," if or_else else ""
+        raise TypeError(f"`{name}` must be a list of prompts, such as [{value!r}]{comma}{or_else}; got {value!r}.")
     if not isinstance(value, Iterable):
         kind = type(value).__name__
-        raise TypeError(f"`{name}` must be a list of prompts or 'vocabulary', got {value!r} of type {kind}.")
+        raise TypeError(f"`{name}` must be a list of prompts{or_else}, got {value!r} of type {kind}.")
     value = tuple(value)
     for prompt in value:
         check_prompt(name, prompt)
@@ -227,6 +240,7 @@ _CHECKS: dict[str, Check] = {
     "anchor": _anchor,
     "erase_from": check_prompt,
     "preserve": _preserve,
+    "synonyms": _prompts,
     "null_space": check_flag,
     "preserve_weight": _at_least_0,
     "stop_at_alignment": number_in("below 1", lambda v: v < 1),

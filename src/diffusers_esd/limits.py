@@ -16,7 +16,8 @@ class Limits:
     """How many prompts and trajectories are used, and which bounds apply.
 
     Attributes:
-        words: Largest number of words of the vocabulary.
+        words: Largest number of words of the vocabulary that are preserved because they are frequent.
+        neighbours: Largest number of words that are preserved because they are nearest to the concept.
         pairs: Number of prompts with two words.
         near: A word whose cosine to the concept is at least this is a synonym: it is not preserved, and not an anchor.
         contexts: Number of words that the concept is combined with.
@@ -32,12 +33,13 @@ class Limits:
         concept_trajectories: Least number of trajectories of the concepts from which A is computed, and as many on
             which leaks are measured; at least two per concept.
         widest: A layer with wider inputs is left out, because its moments are matrices of width x width.
-        anchors: Generic prompts, from which `anchor="auto"` chooses; the empty prompt is always among them.
+        generic: General prompts, which are always preserved, and from which `anchor="auto"` chooses.
         anchor_candidates: How many of them, nearest by text, are compared by the denoiser's predictions.
         memory: Bytes of moments in memory at a time. If more are needed, the trajectories run again for the rest.
     """
 
     words: int = 500
+    neighbours: int = 64
     pairs: int = 1500
     near: float = 0.75
     contexts: int = 32
@@ -51,6 +53,6 @@ class Limits:
     held_out: int = 64
     concept_trajectories: int = 16
     widest: int = 6144
-    anchors: tuple[str, ...] = GENERIC
+    generic: tuple[str, ...] = GENERIC
     anchor_candidates: int = 8
     memory: int = 4 * 2**30

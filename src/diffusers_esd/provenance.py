@@ -45,7 +45,8 @@ class Provenance:
         alignment: Smoothed alignment at the end: 1 is intact, `-eta` the target.
         alignments: The same for each concept; `None` for one that no iteration used.
         preserved: Numbers of preserved prompts: all (`"prompts"`), those the null space was computed from
-            (`"moments"`), those the preserve loss used (`"loss"`).
+            (`"moments"`), those the preserve loss used (`"loss"`); words in them (`"words"`), of how many that the
+            tokenizer knows (`"vocabulary"`).
         active: Scales of the other adapters that were active during training, by name.
         beside: Names of the adapters that were switched off during training.
         seconds: Time of the training.

@@ -62,7 +62,7 @@ def _group(config: ESDConfig) -> str:
 
 
 def _training(config: ESDConfig, provenance: Provenance) -> dict[str, str]:
-    kept = "the text encoder's vocabulary" if config.preserve == "vocabulary" else ", ".join(config.preserve)
+    kept = _words(provenance) if config.preserve == "vocabulary" else ", ".join(config.preserve)
     numbers = ", ".join(
         f"{provenance.preserved[key]} {words}" for key, words in _PRESERVED.items() if provenance.preserved.get(key)
     )
@@ -81,6 +81,13 @@ def _training(config: ESDConfig, provenance: Provenance) -> dict[str, str]:
         rows["alignment"] = _alignment(provenance.alignment, config.eta, provenance)
         rows["alignment over training"] = curve([alignment for _, alignment in provenance.history])
     return rows
+
+
+def _words(provenance: Provenance) -> str:
+    """How many of the text encoder's words are preserved."""
+    if not (count := provenance.preserved.get("words")):
+        return "words that the text encoder knows"
+    return f"{count:,} of {provenance.preserved['vocabulary']:,} words that the text encoder knows"
 
 
 def _anchors(provenance: Provenance) -> str:

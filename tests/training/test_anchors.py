@@ -13,9 +13,9 @@ from tiny import tiny_pipeline, tiny_sd3, unmarked_tokenizer
 from diffusers_esd import ESDConfig, ESDTrainer, Limits, Progress
 from diffusers_esd.families import family_for
 from diffusers_esd.streams import stream
-from diffusers_esd.training.anchors import AnchorFinder, candidates
+from diffusers_esd.training.anchors import AnchorFinder
 from diffusers_esd.training.encoding import Encoded
-from diffusers_esd.training.vocabulary import nearness
+from diffusers_esd.training.vocabulary import generic, nearness
 
 QUICK: dict[str, Any] = {"num_inference_steps": 5, "iterations": 2, "rank": 2, "preserve": (), "group": "esd-x-strict"}
 
@@ -50,10 +50,10 @@ def test_an_object_is_nearest_to_its_class() -> None:
 @torch.no_grad()
 def test_distances_are_the_naive_ones() -> None:
     pipe = tiny_pipeline()
-    generic = ("an animal", "food", "a plant")
-    anchors = find(pipe, ["a cat"], "auto", anchors=generic, near=2.0)
+    prompts = ("an animal", "food", "a plant")
+    anchors = find(pipe, ["a cat"], "auto", generic=prompts, near=2.0)
     schedule = family_for(pipe).schedule(6, (4, 8, 8), ESDConfig().guidance_scale)
-    states = {p: pipe.encode_prompt(p, "cpu", 1, False)[0] for p in ("", "a cat", *generic)}
+    states = {p: pipe.encode_prompt(p, "cpu", 1, False)[0] for p in ("", "a cat", *prompts)}
     x_t = torch.randn((12, 4, 8, 8), generator=stream(0, "anchors", "a cat"))
     sums = dict.fromkeys(states, 0.0)
     for i, t in enumerate(schedule.timesteps):
@@ -62,7 +62,7 @@ def test_distances_are_the_naive_ones() -> None:
             sums = {p: total + (e[p] - e["a cat"]).square().mean().item() for p, total in sums.items()}
         position = torch.full((12,), i)
         x_t = schedule.step(e[""] + 3.0 * (e["a cat"] - e[""]), x_t, position, position + 1)
-    relative = {p: sums[p] / sums[""] for p in ("", *generic)}
+    relative = {p: sums[p] / sums[""] for p in ("", *prompts)}
     nearest = min(relative, key=relative.__getitem__)
     assert anchors.prompts == {"a cat": nearest}
     assert anchors.distances == {"a cat": pytest.approx(relative[nearest], rel=1e-4)}
@@ -73,25 +73,24 @@ def test_distances_are_the_naive_ones() -> None:
 
 def test_which_candidates_are_left() -> None:
     family = family_for(load())
-    known = candidates(family, "a cat", Limits())
+    known = generic(family, ["a cat"], (), Limits())
     assert set(known) == {"an animal", "a plant", "food", "a vehicle", "a thing", "art"}, "words of its tokenizer"
-    assert "an animal" not in candidates(family, "an animal", Limits()), "the concept's own word"
-    assert candidates(family, "a cat", Limits(anchors=("a cat",))) == []
-    assert candidates(family, "a cat", Limits(anchors=())) == []
-    assert find(load(), ["an animal"], "auto", anchors=("an animal",)).prompts == {"an animal": ""}, "none is left"
+    assert "an animal" not in generic(family, ["an animal"], (), Limits()), "the concept's own word"
+    assert generic(family, ["a cat"], (), Limits(generic=("a cat",))) == []
+    assert generic(family, ["a cat"], (), Limits(generic=())) == []
+    assert find(load(), ["an animal"], "auto", generic=("an animal",)).prompts == {"an animal": ""}, "none is left"
     near = dict(zip(known, nearness(family, known, ["a cat"]).tolist(), strict=True))
     assert known == sorted(known, key=lambda prompt: -near[prompt]), "nearest by text first"
-    few = candidates(family, "a cat", Limits(anchor_candidates=2))
-    assert few == known[:2]
+    assert "an animal" not in generic(family, ["a cat"], ["animal"], Limits()), "a synonym that the user names"
     bound = sorted(near.values())[-1]
-    synonym = candidates(family, "a cat", Limits(near=bound))
+    synonym = generic(family, ["a cat"], (), Limits(near=bound))
     assert synonym == known[1:], "as near as a synonym"
 
 
 def test_without_marked_words_all_words_count_as_known() -> None:
     pipe = tiny_pipeline()
     pipe.tokenizer = unmarked_tokenizer()
-    assert "a person" in candidates(family_for(pipe), "a cat", Limits(near=2.0, anchor_candidates=99))
+    assert "a person" in generic(family_for(pipe), ["a cat"], (), Limits(near=2.0))
 
 
 @pytest.mark.parametrize("build", [tiny_pipeline, tiny_sd3])
@@ -125,7 +124,7 @@ def test_an_anchor_costs_one_evaluation_more_and_is_recorded_and_planned() -> No
 
 
 def test_auto_is_resolved_in_a_dry_run_and_recorded() -> None:
-    limits = Limits(anchors=("an animal", "food"), near=2.0)
+    limits = Limits(generic=("an animal", "food"), near=2.0)
     plan = ESDTrainer(tiny_pipeline(), **QUICK, anchor="auto", limits=limits).erase("a cat", dry_run=True)
     provenance = ESDTrainer(tiny_pipeline(), **QUICK, anchor="auto", limits=limits).erase("a cat").provenance
     assert plan.anchors == provenance.anchors

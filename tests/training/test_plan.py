@@ -36,7 +36,8 @@ def test_evaluations_are_as_planned(concepts: int, options: dict[str, Any]) -> N
     assert plan.evaluations["grad"] == facts.evaluations["grad"]
     tolerance = 0.25 if "trajectory" in options else 0.1
     assert plan.evaluations["no_grad"] == pytest.approx(facts.evaluations["no_grad"], rel=tolerance)
-    assert facts.preserved == {"prompts": len(plan.preserved), "moments": plan.of_moments, "loss": plan.of_loss}
+    numbers = {"prompts": len(plan.preserved), "moments": plan.of_moments, "loss": plan.of_loss}
+    assert facts.preserved == {**numbers, "words": plan.words[0], "vocabulary": plan.words[1]}
     assert facts.layers == len(plan.layers)
 
 

@@ -183,7 +183,7 @@ class Schedule(ABC):
 
     def noise(self, generator: torch.Generator, n: int = 1) -> Tensor:
         """First states, (n, C, H, W), at position 0: standard normal noise, drawn on the CPU in float32."""
-        return noise((n, *self.shape), generator).to(self.family.device, self.family.dtype)
+        return noise((n, *self.shape), generator).to(self.timesteps.device, self.family.dtype)
 
     def predict(self, x_t: Tensor, position: Tensor, conditioning: Conditioning) -> Tensor:
         """The denoiser's prediction, (B, C, H, W), at states (B, C, H, W) and positions (B,), for B rows."""

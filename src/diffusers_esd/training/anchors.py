@@ -11,7 +11,6 @@ at states of guided trajectories of the concept. So the denoiser's predictions d
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,7 +22,7 @@ from ..families import Family
 from ..limits import Limits
 from ..streams import stream
 from .encoding import Encoded
-from .vocabulary import nearness, words
+from .vocabulary import generic
 
 # Many short trajectories: the distances differ more among trajectories than along one.
 _TRAJECTORIES, _STEPS, _EVERY = 12, 6, 2  # states at every second step: 36 in all
@@ -75,7 +74,10 @@ class AnchorFinder:
         self._concepts = concepts
         self._candidates: dict[str, list[str]] = {}
         if config.anchor == "auto":
-            self._candidates = {concept: candidates(family, concept, limits) for concept in concepts}
+            self._candidates = {
+                concept: generic(family, [concept], config.synonyms, limits)[: limits.anchor_candidates]
+                for concept in concepts
+            }
             self.prompts = [prompt for prompts in self._candidates.values() for prompt in prompts]
         else:
             self.prompts = [config.anchor] if isinstance(config.anchor, str) else list(config.anchor)
@@ -115,27 +117,3 @@ class AnchorFinder:
                     sums[prompt] += (predict(prompt, position) - e_cond).float().square().mean().item()
             x_t = schedule.step(schedule.guide(e_null, e_cond), x_t, position, position + 1)
         return {prompt: total / max(sums[""], 1e-30) for prompt, total in sums.items()}, evaluations
-
-
-def candidates(family: Family, concept: str, limits: Limits) -> list[str]:
-    """The generic prompts that can be the anchor of a concept, nearest by text first.
-
-    Left out are prompts that contain a word of the concept, that the text encoder puts as near to it as a synonym, or
-    that have words which the tokenizer does not know.
-    """
-    own, known = _words(concept), set(words(family.tokenizer))
-    allowed = [
-        prompt
-        for prompt in limits.anchors
-        if not own & _words(prompt) and (not known or all(word in known for word in _words(prompt)))
-    ]
-    if not allowed:
-        return []
-    near = dict(zip(allowed, nearness(family, allowed, [concept]).tolist(), strict=True)) if len(allowed) > 1 else {}
-    ranked = sorted(allowed, key=lambda prompt: -near.get(prompt, 0.0))
-    return [prompt for prompt in ranked if near.get(prompt, 0.0) < limits.near][: limits.anchor_candidates]
-
-
-def _words(prompt: str) -> set[str]:
-    """Words of three letters or more, which a tokenizer lists (see `vocabulary.words`)."""
-    return set(re.findall(r"\w{3,}", prompt.lower()))

@@ -28,7 +28,7 @@ class Encoded:
     """
 
     def __init__(self, family: Family) -> None:
-        self._family = family
+        self._family, self._device = family, family.device
         self._conditionings: dict[str, Conditioning] = {}
 
     def add(self, prompts: Sequence[str]) -> None:
@@ -58,7 +58,7 @@ class Encoded:
     def rows(self, prompts: Sequence[str]) -> Conditioning:
         """Conditionings of N prompts that were added, on the pipeline's device."""
         rows = [self._conditionings[prompt] for prompt in prompts]
-        return {key: torch.cat([row[key] for row in rows]).to(self._family.device) for key in rows[0]}
+        return {key: torch.cat([row[key] for row in rows]).to(self._device) for key in rows[0]}
 
     def nbytes(self) -> int:
         """Bytes of the kept conditionings."""

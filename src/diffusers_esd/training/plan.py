@@ -35,6 +35,7 @@ class Plan:
         anchors: The prompt that each concept is erased towards; `""` is the empty prompt.
         preserved: The prompts that must not change.
         synonyms: Words that are not preserved because they are too near to the concept.
+        words: Number of words in the preserved prompts, and of words that the tokenizer knows; zeros for a list.
         of_moments: Number of preserved prompts that A is computed from.
         of_loss: Number of preserved prompts in the preserve loss.
         evaluations: Approximate number of samples that the denoiser evaluates: `"no_grad"` and `"grad"`.
@@ -48,6 +49,7 @@ class Plan:
     anchors: Mapping[str, str]
     preserved: tuple[str, ...]
     synonyms: tuple[str, ...]
+    words: tuple[int, int]
     of_moments: int
     of_loss: int
     evaluations: Mapping[str, int]
@@ -60,13 +62,18 @@ class Plan:
             *(f"  {concept!r} towards {anchor!r}" for concept, anchor in self.anchors.items() if anchor),
             f"layers: {len(self.layers)}",
             *(f"  left out: {len(names)} ({reason})" for reason, names in self.left_out.items()),
-            f"preserved prompts: {len(self.preserved)}; the moments take {self.of_moments}, the loss {self.of_loss}",
+            f"preserved prompts: {len(self.preserved)}{_of_words(*self.words)}; the moments take {self.of_moments}, "
+            f"the loss {self.of_loss}",
         ]
         if self.synonyms:
             lines.append(f"  not preserved, too near to the concept: {', '.join(self.synonyms)}")
         lines.append(f"evaluations: {self.evaluations['no_grad']} without gradient, {self.evaluations['grad']} with")
         lines += [f"memory, {what}: {size / _MIB:.1f} MiB" for what, size in self.memory.items()]
         return "\n".join(lines)
+
+
+def _of_words(n: int, of: int) -> str:
+    return f" with {n:,} of {of:,} words" if n else ""
 
 
 def is_confined(config: ESDConfig, prompts: Prompts) -> bool:
@@ -108,6 +115,7 @@ def make_plan(
         anchors=anchors.prompts,
         preserved=prompts.preserved.prompts,
         synonyms=prompts.preserved.synonyms,
+        words=(prompts.preserved.words, prompts.preserved.vocabulary),
         of_moments=prompts.count_of_moments(limits, sees_images=bool(others)) if confined else 0,
         of_loss=len(prompts.loss),
         evaluations=_evaluations(

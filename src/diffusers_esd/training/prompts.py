@@ -13,6 +13,7 @@ from ..streams import permutation, stream
 from . import vocabulary
 from .pool import JUMPS
 from .vocabulary import Preserved
+from .words import words
 
 _LEAST_VISITS = 10  # of a concept; with fewer it is hardly trained
 
@@ -104,7 +105,11 @@ def choose(family: Family, config: ESDConfig, limits: Limits, concepts: Sequence
     student = concepts if config.erase_from is None else (config.erase_from,)
     if isinstance(config.preserve, str):
         preserved = vocabulary.preserved(
-            family, list(dict.fromkeys([*concepts, *student])), seed=config.seed, limits=limits
+            family,
+            list(dict.fromkeys([*concepts, *student])),
+            synonyms=config.synonyms,
+            seed=config.seed,
+            limits=limits,
         )
     else:
         listed = list(dict.fromkeys(config.preserve))
@@ -131,9 +136,9 @@ def choose(family: Family, config: ESDConfig, limits: Limits, concepts: Sequence
 
 def _rounds(family: Family, limits: Limits, student: Sequence[str], seed: int) -> list[tuple[str, ...]]:
     """All of the student's prompts with their first random word, all with their second, ..."""
-    words = vocabulary.words(family.tokenizer)
+    known = words(family.tokenizer)
     combined = [
-        vocabulary.contexts(prompt, words, limits.contexts, stream(seed, "contexts", prompt)) for prompt in student
+        vocabulary.contexts(prompt, known, limits.contexts, stream(seed, "contexts", prompt)) for prompt in student
     ]
     return list(zip(*combined, strict=True))
 

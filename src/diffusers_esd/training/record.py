@@ -60,6 +60,8 @@ def record(
             "prompts": len(prompts.preserved.prompts),
             "moments": of_moments,
             "loss": len(prompts.loss),
+            "words": prompts.preserved.words,
+            "vocabulary": prompts.preserved.vocabulary,
         },
         evaluations=evaluations,
         complete=training.complete,
