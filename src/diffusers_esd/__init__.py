@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from .provenance import Provenance
     from .run import RunConfig
     from .stacks.bake import bake
+    from .stacks.calibrate import calibrate
     from .stacks.merge import merge
     from .stacks.recipe import Recipe
+    from .stacks.refine import refine
     from .stacks.stack import stack
     from .training.plan import Plan
     from .training.progress import Progress
@@ -36,11 +38,13 @@ _HOME = {
     "Recipe": "stacks.recipe",
     "RunConfig": "run",
     "bake": "stacks.bake",
+    "calibrate": "stacks.calibrate",
     "esd_target": "objective",
     "export": "exchange",
     "import_erasure": "exchange",
     "merge": "stacks.merge",
     "preview": "pictures.preview",
+    "refine": "stacks.refine",
     "stack": "stacks.stack",
 }
 
@@ -57,11 +61,13 @@ __all__ = [
     "Recipe",
     "RunConfig",
     "bake",
+    "calibrate",
     "esd_target",
     "export",
     "import_erasure",
     "merge",
     "preview",
+    "refine",
     "stack",
 ]
 

@@ -38,6 +38,7 @@ class Adapter:
         seed: Seed of the initial weights. The global generators are not used.
         fixed_a: Fixed A of each layer, (rank, d); then only B trains. `None` draws A from Kaiming's uniform
             distribution, as PEFT does, and trains both.
+        first_b: Initial B of each layer, (out, rank); `None` means 0.
 
     Attributes:
         selection: The layers it is attached to.
@@ -54,6 +55,7 @@ class Adapter:
         lora_alpha: float,
         seed: int,
         fixed_a: Mapping[str, Tensor] | None = None,
+        first_b: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.name = name
         self.selection = selection
@@ -65,12 +67,12 @@ class Adapter:
             # On the meta device PEFT does not draw random numbers.
             with _quiet(), torch.device("meta"):
                 denoiser.add_adapter(config, adapter_name=name)
-            self._set_up(seed, fixed_a)
+            self._set_up(seed, fixed_a, first_b)
         except BaseException:
             _delete(denoiser, name, self._user)
             raise
 
-    def _set_up(self, seed: int, fixed_a: Mapping[str, Tensor] | None) -> None:
+    def _set_up(self, seed: int, fixed_a: Mapping[str, Tensor] | None, first_b: Mapping[str, Tensor] | None) -> None:
         denoiser, name = self._denoiser, self.name
         # Found by layer, not by name: a name such as "0" or "conv" is also part of the names of base weights.
         layers = {path: layer for path, layer in denoiser.named_modules() if name in getattr(layer, "lora_A", ())}
@@ -83,7 +85,10 @@ class Adapter:
                 first.zero_()
                 first[: len(fixed_a[path])] = fixed_a[path].reshape(len(fixed_a[path]), *first.shape[1:])
             a.weight = nn.Parameter(first.to(device))
-            b.weight = nn.Parameter(torch.zeros(b.weight.shape, device=device, dtype=torch.float32))
+            second = torch.zeros(b.weight.shape, device="cpu", dtype=torch.float32)
+            if first_b is not None:
+                second.copy_(first_b[path].view_as(second))
+            b.weight = nn.Parameter(second.to(device))
         self._layers = list(layers.values())
         self._user.restore(adding=[name])
         trained = ("lora_A", "lora_B") if fixed_a is None else ("lora_B",)

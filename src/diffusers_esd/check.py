@@ -1,12 +1,6 @@
 """`check`: a first look at an erasure, on fixed seeds. (`pictures.preview` compares scales on prompts of your choice.)
 
-With the base model's direction `u = e_cond - e_a` from the anchor to the concept, along guided trajectories of the base
-model,
-
-    named    <e_student(c)  - e_a,    u> / <u, u>        1 is intact, -eta the target
-    unnamed  <e_student("") - e_null, u> / <u, u>        0 is the base model; below 0 the concept is avoided unasked
-
-Both are ratios of sums over all states (see `docs/theory.md`).
+The alignments where the prompt names the concept and where it is empty are those of a `Probe`.
 """
 
 from __future__ import annotations
@@ -23,12 +17,12 @@ from torch import Tensor
 from . import adapter
 from .arguments import check_prompt, check_seeds, integer_from
 from .config import ESDConfig
-from .denoiser import Denoiser, adapter_names, check_denoiser, check_name, evaluation, switched_off
-from .families import Family, Schedule, checked_family
+from .denoiser import check_denoiser, switched_off
+from .families import Family, checked_family
 from .limits import Limits
-from .objective import projections
 from .pictures.draw import draw
 from .pictures.grid import grid
+from .probe import Probe, ensure_loaded, questions
 from .provenance import Provenance
 from .streams import stream
 from .training.encoding import Encoded
@@ -88,18 +82,17 @@ def check(
     denoiser = family.denoiser
     check_denoiser(denoiser)
     with adapter.as_found(denoiser), own_settings(family.device):
-        name, copies = _load(denoiser, weights, name, provenance.component)
+        name, copies = ensure_loaded(denoiser, weights, name, provenance.component)
         schedule = family.schedule(steps, family.latent_shape(config.size), config.guidance_scale)
         encoded = Encoded(family)
-        anchors = provenance.anchors
-        encoded.add(["", *provenance.concepts, *anchors.values(), *([config.erase_from] if config.erase_from else [])])
+        asked = questions(config, provenance)
+        encoded.add([prompt for question in asked for prompt in question.prompts])
+        noise = torch.cat([schedule.noise(stream(seed, "check")) for seed in seeds])
         with switched_off(denoiser, copies):
-            alignments = {
-                concept: _alignments(
-                    schedule, encoded, name, seeds, concept, anchors.get(concept, ""), config.erase_from
-                )
-                for concept in provenance.concepts
-            }
+            with switched_off(denoiser, [name]):
+                probes = {question.concept: Probe(schedule, encoded, question, noise) for question in asked}
+            named = {concept: probe.named() for concept, probe in probes.items()}
+            unnamed = {concept: probe.unnamed() for concept, probe in probes.items()}
             shown = prompts or _shown(family, config, provenance.concepts)
             size = {} if config.size is None else {"height": config.size, "width": config.size}
             options = {"num_inference_steps": steps, **size, **options}
@@ -108,28 +101,7 @@ def check(
             erased = draw(pipe, shown, seeds, **options)
     pairs = [(prompt, list(chain(*zip(base[i], erased[i], strict=True)))) for i, prompt in enumerate(shown)]
     columns = [f"{model}, seed {seed}" for seed in seeds for model in ("base", "erased")]
-    return Check(
-        grid(pairs, columns, _SIDE),
-        {concept: named for concept, (named, _) in alignments.items()},
-        {concept: unnamed for concept, (_, unnamed) in alignments.items()},
-    )
-
-
-def _load(denoiser: Denoiser, weights: Mapping[str, Tensor], name: str, component: str) -> tuple[str, list[str]]:
-    """Activate the erasure with scale 1; loaded under a free name if it is not on the denoiser.
-
-    Returns:
-        Its name on the denoiser, and the names of further copies of it.
-    """
-    present = [other for other in adapter_names(denoiser) if adapter.is_loaded(denoiser, other, component, weights)]
-    if present:
-        adapter.activate(denoiser, {present[0]: 1.0})
-        return present[0], present[1:]
-    while name in adapter_names(denoiser):
-        name += "-checked"
-    check_name(denoiser, name)
-    adapter.load(denoiser, component, weights, name, 1.0)
-    return name, []
+    return Check(grid(pairs, columns, _SIDE), named, unnamed)
 
 
 def _shown(family: Family, config: ESDConfig, concepts: Sequence[str]) -> list[str]:
@@ -138,38 +110,3 @@ def _shown(family: Family, config: ESDConfig, concepts: Sequence[str]) -> list[s
     if isinstance(config.preserve, str) or not config.preserve:
         return [*trained, *neighbours(family, trained, _NEIGHBOURS, limits=Limits())]
     return [*trained, *config.preserve[:_NEIGHBOURS]]
-
-
-@torch.no_grad()
-def _alignments(
-    schedule: Schedule,
-    encoded: Encoded,
-    name: str,
-    seeds: Sequence[int],
-    concept: str,
-    anchor: str,
-    erase_from: str | None,
-) -> tuple[float, float]:
-    """Alignment of one concept where it is named, and where the prompt is empty."""
-    denoiser = schedule.family.denoiser
-    student = erase_from or concept
-    x_t = torch.cat([schedule.noise(stream(seed, "check")) for seed in seeds])
-    sums = torch.zeros(2, 2, dtype=torch.float64)
-
-    def predict(prompt: str, position: Tensor) -> Tensor:
-        return schedule.predict(x_t, position, encoded.rows([prompt] * len(seeds)))
-
-    with evaluation(denoiser):
-        for i in range(len(schedule.timesteps)):
-            position = torch.full((len(seeds),), i)
-            with switched_off(denoiser, [name]):
-                e_null, e_cond = predict("", position), predict(concept, position)
-                e_a = predict(anchor, position) if anchor else e_null
-                e_from = predict(erase_from, position) if erase_from else None
-            for row, e, origin in ((0, predict(student, position), e_from), (1, predict("", position), e_null)):
-                along, length = projections(e, e_cond, e_a, origin)
-                sums[row] += torch.stack([along.sum(), length.sum()]).cpu()
-            e_base = e_cond if e_from is None else e_from
-            x_t = schedule.step(schedule.guide(e_null, e_base), x_t, position, position + 1)
-    named, unnamed = (sums[:, 0] / sums[:, 1].clamp_min(1e-30)).tolist()
-    return named, unnamed

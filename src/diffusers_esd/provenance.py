@@ -15,7 +15,7 @@ from typing import Any, Literal
 from .config import ESDConfig
 from .json_values import Reader, count, flag, list_of, literal, mapping_to, number, optional, pair_of, text
 
-Origin = Literal["trained", "merged", "imported"]
+Origin = Literal["trained", "merged", "refined", "imported"]
 
 _PACKAGES = ("diffusers-esd", "torch", "diffusers", "peft", "transformers")
 
@@ -25,7 +25,8 @@ class Provenance:
     """Where an erasure comes from and how its training went.
 
     Attributes:
-        origin: `"trained"` by this package, `"merged"` from several erasures, or `"imported"` from another tool's file.
+        origin: `"trained"` by this package, `"merged"` from several erasures, `"refined"` (trained on from their sum),
+            or `"imported"` from another tool's file.
         concepts: The erased concepts.
         base_model: Hub id or local name of the pipeline's model.
         base_fingerprint: Identifies the base weights, see `base_model.fingerprint`; `""` means unknown.
@@ -53,7 +54,7 @@ class Provenance:
         evaluations: Samples the denoiser evaluated, by `"no_grad"` and `"grad"`.
         complete: `False` if the training was interrupted.
         history: Loss and alignment of each iteration.
-        parts: Names and scales of what it was merged from; or the name of the imported file.
+        parts: Names and scales of what it was merged or refined from; or the name of the imported file.
         rank_error: Relative error if the weights were approximated at a lower rank: the root of the summed squares of
             the differences of all layers' products, divided by that of the products.
     """
@@ -103,7 +104,8 @@ class Provenance:
 def read_record(values: Mapping[str, Any]) -> tuple[str, ESDConfig | None, Provenance]:
     """Name, configuration and provenance that `Erasure.to_dict` returned, in this version or an earlier one.
 
-    Configuration fields that this version does not know are dropped. Only a trained erasure has a configuration.
+    Configuration fields that this version does not know are dropped. Only a trained or refined erasure has a
+    configuration.
 
     Raises:
         TypeError: If a value has the wrong type.
@@ -112,7 +114,7 @@ def read_record(values: Mapping[str, Any]) -> tuple[str, ESDConfig | None, Prove
         AttributeError: If a part is not a mapping.
     """
     provenance = Provenance.from_dict(values["provenance"])
-    stored = values["config"] if provenance.origin == "trained" else None
+    stored = values["config"] if provenance.origin in ("trained", "refined") else None
     if stored is None:
         return text(values["name"]), None, provenance
     known = {field.name for field in fields(ESDConfig)}

@@ -28,8 +28,8 @@ def summarise(config: ESDConfig | None, provenance: Provenance, rank: int) -> di
         rows["layers left out"] = "; ".join(f"{len(names)}: {reason}" for reason, names in provenance.left_out.items())
     if config is not None:
         rows |= _training(config, provenance)
-    if provenance.origin == "merged":
-        rows["merged from"] = ", ".join(f"{part} x {scale:g}" for part, scale in provenance.parts)
+    if provenance.origin in ("merged", "refined"):
+        rows[f"{provenance.origin} from"] = ", ".join(f"{part} x {scale:g}" for part, scale in provenance.parts)
     if provenance.origin == "imported":
         rows["imported from"] = ", ".join(part for part, _ in provenance.parts)
     if provenance.rank_error:

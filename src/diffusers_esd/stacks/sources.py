@@ -79,7 +79,12 @@ def read_all(erasures: Sources) -> list[tuple[Erasure, float]]:
     Warns:
         UserWarning: If a scale is negative.
     """
-    return [part for source, scale in with_scales(erasures) for part in read_parts(source, scale)]
+    return [(erasure, scale) for _, erasure, scale in read_sources(erasures)]
+
+
+def read_sources(erasures: Sources) -> list[tuple[Source, Erasure, float]]:
+    """The same, with the source of each erasure. A recipe is replaced by the sources of its erasures."""
+    return [part for source, scale in with_scales(erasures) for part in _read(source, scale)]
 
 
 def read_parts(source: Source, scale: float) -> list[tuple[Erasure, float]]:
@@ -92,10 +97,14 @@ def read_parts(source: Source, scale: float) -> list[tuple[Erasure, float]]:
     Warns:
         UserWarning: If a scale of a recipe is negative.
     """
+    return [(erasure, part_scale) for _, erasure, part_scale in _read(source, scale)]
+
+
+def _read(source: Source, scale: float) -> list[tuple[Source, Erasure, float]]:
     loaded = load(source)
     if isinstance(loaded, Recipe):
-        return [(entry.read(), scale * check_scale("scale", entry.scale)) for entry in loaded.entries]
-    return [(loaded, scale)]
+        return [(str(entry), entry.read(), scale * check_scale("scale", entry.scale)) for entry in loaded.entries]
+    return [(source, loaded, scale)]
 
 
 def check_base(erasure: Erasure, pipe: Any) -> None:

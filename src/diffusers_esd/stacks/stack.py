@@ -11,11 +11,12 @@ from diffusers import DiffusionPipeline
 from .. import adapter
 from ..denoiser import active_scales, adapter_names, check_denoiser, check_name, find_denoiser
 from ..erasure import Erasure
+from .calibrate import calibrate as calibrated
 from .scales import with_scales
 from .sources import Sources, check_base, read_parts
 
 
-def stack(pipe: DiffusionPipeline, erasures: Sources) -> dict[str, float]:
+def stack(pipe: DiffusionPipeline, erasures: Sources, *, calibrate: bool = False) -> dict[str, float]:
     """Make erasures active together, beside the pipeline's own adapters.
 
     Args:
@@ -24,6 +25,8 @@ def stack(pipe: DiffusionPipeline, erasures: Sources) -> dict[str, float]:
             its folder or file, its Hub id (`user/name` or `user/name@revision`), a recipe, or the name of an adapter
             that is on the pipeline already. An erasure that is not on the pipeline is loaded under its own name. A
             scale of 1 is the erasure as trained.
+        calibrate: Lower the scales to what `diffusers_esd.calibrate` finds. Adapters on the pipeline cannot be named
+            then; give the erasures.
 
     Returns:
         All active adapters and their scales, those of the user included.
@@ -37,7 +40,7 @@ def stack(pipe: DiffusionPipeline, erasures: Sources) -> dict[str, float]:
     Warns:
         UserWarning: If an erasure was trained on another model of the same architecture, or a scale is negative.
     """
-    given = with_scales(erasures)
+    given = with_scales(calibrated(pipe, erasures) if calibrate else erasures)
     component, denoiser = find_denoiser(pipe)
     check_denoiser(denoiser)
     present = adapter_names(denoiser)

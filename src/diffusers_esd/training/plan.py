@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..config import ESDConfig
 from ..denoiser import base_layer
 from ..families import Family
-from ..groups import MIXED, Selection
+from ..groups import MIXED
 from ..limits import Limits
 from .anchors import Anchors
 from .encoding import Encoded
@@ -17,6 +17,7 @@ from .inputs import layer_width
 from .null_space import portions, sees_text
 from .pool import JUMPS, PRESERVED_AT_A_TIME, pool_size, pool_stride
 from .prompts import Prompts
+from .task import Task
 
 WIDE = "too wide for the null space"
 _MIB = 2**20
@@ -76,32 +77,15 @@ def _of_words(n: int, of: int) -> str:
     return f" with {n:,} of {of:,} words" if n else ""
 
 
-def is_confined(config: ESDConfig, prompts: Prompts) -> bool:
-    """Whether the null space confines the adapter: A is computed and fixed."""
-    return config.null_space and bool(prompts.preserved.prompts)
-
-
-def make_plan(
-    family: Family,
-    config: ESDConfig,
-    limits: Limits,
-    name: str,
-    selection: Selection,
-    prompts: Prompts,
-    anchors: Anchors,
-) -> Plan:
+def make_plan(task: Task, anchors: Anchors) -> Plan:
     """What would be trained, and what it would cost. The denoiser is not evaluated.
 
     Args:
-        family: The family.
-        config: The configuration.
-        limits: The limits.
-        name: Name of the adapter.
-        selection: The layers of the group.
-        prompts: The prompts.
+        task: What to train.
         anchors: The anchor of each concept.
     """
-    confined = is_confined(config, prompts)
+    family, config, limits, prompts = task.family, task.config, task.limits, task.prompts
+    selection, confined = task.selection, task.is_confined
     names = selection.confinable().names if confined else selection.names
     wide = tuple(n for n in names if confined and layer_width(family.denoiser.get_submodule(n)) > limits.widest)
     layers = tuple(layer for layer in names if layer not in wide)
@@ -109,7 +93,7 @@ def make_plan(
     left_out = {MIXED: tuple(layer for layer in selection.names if layer not in names), WIDE: wide}
     return Plan(
         concepts=prompts.concepts,
-        name=name,
+        name=task.name,
         layers=layers,
         left_out={reason: layers for reason, layers in left_out.items() if layers},
         anchors=anchors.prompts,

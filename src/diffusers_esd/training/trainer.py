@@ -1,41 +1,34 @@
 """`ESDTrainer`: takes a pipeline and a configuration, gives an `Erasure`.
 
-`prompts` chooses the prompts, `encoding` encodes them, `null_space` decides which inputs the adapter may answer, `loop`
-trains it, `record` collects what happened. `ESDTrainer.erase` connects these parts, and restores the pipeline.
+`prompts` chooses the prompts and `train` trains. `ESDTrainer.erase` checks what it is given, and restores the pipeline.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, fields, replace
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, fields
 from importlib.util import find_spec
 from typing import Any, Literal, overload
 
 from diffusers import DiffusionPipeline
 
-from ..adapter import Adapter, read_weights
 from ..config import ESDConfig
-from ..denoiser import active_scales, base_layers, check_denoiser, check_name, check_present, switched_off
+from ..denoiser import base_layers, check_denoiser, check_name, check_present, switched_off
 from ..erasure import Erasure
 from ..families import Family, Schedule, checked_family
 from ..groups import Selection, select
 from ..limits import Limits
 from ..names import default_name
 from ..run import RunConfig
-from .anchors import AnchorFinder
-from .encoding import Encoded, warn_of_long
-from .inputs import uncompiled
-from .loop import Training
-from .memory import checkpointed, offloaded, without_group_offloading
-from .networks import Networks
-from .null_space import NullSpace, NullSpaceFinder
-from .plan import Plan, is_confined, make_plan
+from .encoding import warn_of_long
+from .memory import without_group_offloading
+from .plan import Plan
 from .progress import Progress
-from .prompts import Prompts, check_concepts, choose, given_prompts
-from .record import record
+from .prompts import check_concepts, choose, given_prompts
 from .surroundings import own_settings
+from .task import Task
+from .train import plan, train
 
 
 class ESDTrainer:
@@ -151,14 +144,17 @@ class ESDTrainer:
             prompts = choose(self.family, self.config, self.limits, concepts)
             exits.enter_context(without_group_offloading(denoiser))
             exits.enter_context(switched_off(denoiser, beside))
-            if dry_run:
-                encoded = Encoded(self.family)
-                finder = self._anchor_finder(prompts, encoded)
-                encoded.add(["", *concepts, *finder.prompts])
-                with uncompiled(denoiser):
-                    anchors = finder.find()
-                return make_plan(self.family, self.config, self.limits, name, selection, prompts, anchors)
-            return self._erase(name, selection, prompts, beside, callback)
+            task = Task(
+                family=self.family,
+                config=self.config,
+                run=self.run,
+                limits=self.limits,
+                name=name,
+                selection=selection,
+                prompts=prompts,
+                beside=beside,
+            )
+            return plan(task) if dry_run else train(task, callback)
 
     def schedule(self) -> Schedule:
         """The schedule of the trajectories, on the pipeline's device.
@@ -189,62 +185,3 @@ class ESDTrainer:
                 "space leaves out; train them with null_space=False or preserve=()."
             )
         return selection
-
-    def _erase(
-        self,
-        name: str,
-        selection: Selection,
-        prompts: Prompts,
-        beside: tuple[str, ...],
-        callback: Callable[[Progress], None] | None,
-    ) -> Erasure:
-        started = time.monotonic()
-        config, family = self.config, self.family
-        active = active_scales(family.denoiser)
-        encoded = Encoded(family)
-        # All prompts are encoded here: the text encoders are not needed any more when the denoiser is.
-        anchor_finder = self._anchor_finder(prompts, encoded)
-        finder = self._finder(selection, prompts, encoded) if is_confined(config, prompts) else None
-        encoded.add(["", *prompts.concepts, *prompts.student, *prompts.loss, *anchor_finder.prompts])
-        with offloaded(family, self.run):
-            with uncompiled(self.family.denoiser):
-                anchors = anchor_finder.find()
-                space = None if finder is None else finder.find()
-            with self._adapter(name, selection, space) as adapter:
-                with adapter.training(), checkpointed(family, self.run):
-                    networks = Networks(self.schedule(), adapter, encoded)
-                    training = Training(config, networks, adapter.parameters, prompts, anchors)
-                    training.run(callback)
-                adapter.fold_scale()
-                provenance = replace(
-                    record(family, self.limits, training, adapter.selection, selection, space),
-                    active=active,
-                    beside=beside,
-                    seconds=round(time.monotonic() - started, 2),
-                )
-                return Erasure(name, read_weights(family.denoiser, name, family.component), config, provenance)
-
-    @contextmanager
-    def _adapter(self, name: str, selection: Selection, space: NullSpace | None) -> Iterator[Adapter]:
-        """A new adapter on the denoiser, which is removed after an error."""
-        adapter = Adapter(
-            self.family.denoiser,
-            name,
-            selection if space is None else selection.only(space.fixed_a),
-            rank=self.config.rank,
-            lora_alpha=self.config.lora_alpha or self.config.rank,
-            seed=self.config.seed,
-            fixed_a=None if space is None else space.fixed_a,
-        )
-        try:
-            yield adapter
-        except BaseException:
-            adapter.detach()
-            raise
-
-    def _finder(self, selection: Selection, prompts: Prompts, encoded: Encoded) -> NullSpaceFinder:
-        names = selection.confinable().names
-        return NullSpaceFinder(self.family, self.config, self.limits, prompts, names, encoded, self._shape)
-
-    def _anchor_finder(self, prompts: Prompts, encoded: Encoded) -> AnchorFinder:
-        return AnchorFinder(self.family, self.config, self.limits, prompts.concepts, encoded, self._shape)
