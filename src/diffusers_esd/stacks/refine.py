@@ -88,6 +88,8 @@ def refine(
     check_denoiser(denoiser)
     for erasure, _ in parts:
         check_base(erasure, pipe)
+    if len(dict(parts)) < len(parts):
+        raise ValueError("An erasure is given twice; give each once, with its scale.")
     merged = merge(dict(parts), rank=None if rank is None else integer_from(1)("rank", rank))
     config = _config(parts, merged, iterations, overrides)
     concepts = check_concepts(merged.provenance.concepts, config)
