@@ -24,7 +24,7 @@ demo: venv
 	$(BIN)/python examples/demo.py
 
 frontier: venv
-	$(BIN)/python examples/frontier.py
+	cd examples && ../$(BIN)/python -m frontier --output ../frontier-output
 
 published: venv
 	$(BIN)/python examples/published.py

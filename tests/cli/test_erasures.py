@@ -123,6 +123,32 @@ def test_the_command_recipe_writes_what_stack_reads(
     assert not (tmp_path / "nested").exists()
 
 
+def test_calibrate_writes_a_recipe_that_stacks(
+    model: str, erasures: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "stack.json"
+    assert main(["calibrate", model, f"{erasures[0]}=0.8", erasures[1], "-o", str(file), "--device", "cpu"]) == 0
+    scales = {entry.source: entry.scale for entry in Recipe.from_pretrained(file).entries}
+    assert scales.keys() == set(erasures)
+    assert 0 <= scales[erasures[0]] <= 0.8
+    assert f"{erasures[1]}={scales[erasures[1]]:.3f}\n" in capsys.readouterr().out
+    (tmp_path / "other.json").write_text("{}")
+    assert main(["calibrate", "no-model", *erasures, "-o", str(tmp_path / "other.json")]) == 1
+    assert "exists and is not a recipe" in capsys.readouterr().err, "before the model is loaded"
+
+
+def test_refine_writes_an_erasure(
+    model: str, erasures: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--iterations", "20", "--rank", "2", "--name", "both", "--device", "cpu"]
+    assert main(["refine", model, *erasures, "-o", str(tmp_path / "both"), *options]) == 0
+    refined = Erasure.from_pretrained(tmp_path / "both")
+    assert (refined.name, refined.rank, refined.provenance.origin) == ("both", 2, "refined")
+    assert "relative error of rank 2" in capsys.readouterr().out
+    assert main(["refine", "no-model", *erasures, "-o", model]) == 1
+    assert "no-model" not in capsys.readouterr().err, "before the model is loaded"
+
+
 def test_push_publishes_an_erasure_or_a_recipe(erasures: list[str], recipe: str, tmp_path: Path) -> None:
     start = "from diffusers_esd.cli import main; "
     with local_hub.running() as hub:

@@ -38,6 +38,19 @@ def add_commands(commands: Any) -> None:
     text = "draw without and with several erasures together"
     _add_drawing(add_command(commands, "stack", _stack, text, output="image to write"))
 
+    text = "find the smallest scales of erasures together, and write them as a recipe"
+    calibrate = add_command(commands, "calibrate", _calibrate, text, output="file, .json, or folder")
+    add_model(calibrate)
+    add_erasures(calibrate)
+
+    text = "train several erasures on, as one"
+    refine = add_command(commands, "refine", _refine, text, output="folder for the erasure")
+    add_model(refine)
+    add_erasures(refine)
+    refine.add_argument("--iterations", type=int, default=200, help="optimiser updates; 200 by default")
+    refine.add_argument("--rank", type=int, help="rank of the result; the sum of their ranks by default")
+    refine.add_argument("--name", help="name of the result")
+
     merge = add_command(commands, "merge", _merge, "make one erasure of several", output="folder for the erasure")
     add_erasures(merge)
     merge.add_argument("--rank", type=int, help="the best approximation of this rank; exact by default")
@@ -99,6 +112,26 @@ def _draw(options: argparse.Namespace, scales: Sequence[float]) -> None:
     print(options.output)
 
 
+def _calibrate(options: argparse.Namespace) -> None:
+    from ..stacks.calibrate import calibrate
+    from ..stacks.recipe import Recipe, check_file
+
+    check_file(options.output)
+    scales = calibrate(load_pipeline(options), _given_scales(options))
+    for source, scale in scales.items():
+        print(f"{source}={scale:.3f}")
+    print(Recipe.of(scales).save(options.output))
+
+
+def _refine(options: argparse.Namespace) -> None:
+    from ..stacks.refine import refine
+    from ..storage import check_folder
+
+    check_folder(options.output)
+    erasures, fields = read_erasures(options.erasures), {"rank": options.rank, "name": options.name}
+    _save(refine(load_pipeline(options), erasures, iterations=options.iterations, **fields), options.output)
+
+
 def _merge(options: argparse.Namespace) -> None:
     from ..stacks.merge import merge
 
@@ -136,10 +169,15 @@ def _save(erasure: Any, folder: Path) -> None:
 def _recipe(options: argparse.Namespace) -> None:
     from ..stacks.recipe import Recipe
 
+    print(Recipe.of(_given_scales(options)).save(options.output))
+
+
+def _given_scales(options: argparse.Namespace) -> dict[str, float]:
+    """Scales by source."""
     scales = dict(map(with_scale, options.erasures))
     if len(scales) < len(options.erasures):
         raise ValueError("An erasure is given twice; give it once, with the sum of its scales.")
-    print(Recipe.of(scales).save(options.output))
+    return scales
 
 
 def _push(options: argparse.Namespace) -> None:

@@ -90,16 +90,7 @@ class Recipe:
             FileExistsError: If the file exists and is not a recipe, or the folder has an erasure, which would be read
                 instead.
         """
-        file = Path(path)
-        if file.suffix.lower() != ".json" or file.is_dir():
-            if (file / WEIGHTS_NAME).exists():
-                raise FileExistsError(f"{file} contains an erasure, which would be read instead; give another folder.")
-            file = file / STACK_NAME
-        if file.exists():
-            try:
-                read_recipe(file)
-            except ValueError as error:
-                raise FileExistsError(f"{file} exists and is not a recipe; give another path.") from error
+        file = check_file(path)
         entries = [entry.to_dict(file.parent) for entry in self.entries]
         values = {"format": FORMAT, "version": VERSION, "erasures": entries}
         return write_text(file, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
@@ -180,6 +171,25 @@ class Recipe:
             write_text(folder / "README.md", recipe_card(repo_id, rows))
             message = commit_message or f"Recipe of {len(pinned.entries)} erasures"
             return hub.publish(folder, repo_id, private=private, token=token, message=message)
+
+
+def check_file(path: str | os.PathLike[str]) -> Path:
+    """The file in which a recipe would be saved.
+
+    Raises:
+        FileExistsError: If the file exists and is not a recipe, or the folder has an erasure.
+    """
+    file = Path(path)
+    if file.suffix.lower() != ".json" or file.is_dir():
+        if (file / WEIGHTS_NAME).exists():
+            raise FileExistsError(f"{file} contains an erasure, which would be read instead; give another folder.")
+        file = file / STACK_NAME
+    if file.exists():
+        try:
+            read_recipe(file)
+        except ValueError as error:
+            raise FileExistsError(f"{file} exists and is not a recipe; give another path.") from error
+    return file
 
 
 def read_recipe(file: Path, *, is_local: bool = True) -> Recipe:

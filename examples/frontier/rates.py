@@ -1,0 +1,158 @@
+"""Rates of a row, as shares of the base model's, with bootstrap intervals.
+
+An interval is the 2.5 and the 97.5 percentile of 2,000 resamples of the objects that the images name (of the erased
+objects, for single erasures): images of one object are not independent. Recipe and base model are resampled together.
+Several seeds of training are pooled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from emoji_sd import STYLES, class_of
+
+from .recipes import CATEGORIES, Category, Words
+from .work import result_file
+
+_RESAMPLES = 2000
+
+Found = tuple[str, str, str, str]
+"""Of one image: the object and the style that its prompt names, and those that the judge sees."""
+Hit = Callable[[Found, Words], bool]
+"""Whether something is found in an image."""
+Counts = dict[str, tuple[int, int]]
+"""By object: in how many images something was found, of how many."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A rate and its interval of 95 %."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} ({self.low:.2f}-{self.high:.2f})"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a recipe does with n objects.
+
+    Attributes:
+        erased: Rate of the erased objects.
+        worst: The largest rate of one erased object.
+        listed: Rate of the other objects whose words were preserved, as a share of the base model's.
+        withheld: The same for those whose words no list had.
+        styles: Rate of the styles of the other objects, as a share of the base model's.
+        unnamed: Share of images whose prompt names the class alone ("an animal") that show an erased object; for a
+            style, of images whose prompt names no style.
+        unnamed_of_base: The same, as a share of the base model's.
+        siblings: Share of the same images that show another object of the class, as a share of the base model's.
+        images: Number of images.
+        seeds: Number of seeds of training.
+    """
+
+    erased: Interval
+    worst: float
+    listed: Interval
+    withheld: Interval
+    styles: Interval
+    unnamed: Interval
+    unnamed_of_base: Interval
+    siblings: Interval
+    images: int
+    seeds: int
+
+
+def row(output: Path, name: str, seeds: Sequence[int], groups: Sequence[Words]) -> Row | None:
+    """The row of a recipe; `None` if it was not judged.
+
+    Args:
+        output: The folder.
+        name: The recipe.
+        seeds: Of training; those that were judged count.
+        groups: What is erased together. The row is the mean of all groups.
+    """
+    seeds = [seed for seed in seeds if all(result_file(output, name, seed, w, "unnamed").is_file() for w in groups)]
+    if not seeds:
+        return None
+
+    def counts(categories: Sequence[Category], hit: Hit, *, base: bool = False) -> Counts:
+        sums: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+        for seed, words, category in product([0] if base else seeds, groups, categories):
+            for found in _read(output, "base" if base else name, seed, words, category):
+                # The images of one of several groups are resampled together.
+                cluster = sums[words[0] if len(groups) > 1 else f"{category} {found[0]}"]
+                cluster[0] += hit(found, words)
+                cluster[1] += 1
+        return {key: (hits, total) for key, (hits, total) in sums.items()}
+
+    def share(hit: Hit, *categories: Category) -> Interval:
+        return _interval(counts(categories, hit), counts(categories, hit, base=True))
+
+    gone = counts(["erased"], _is_as_asked)
+    return Row(
+        erased=_interval(gone),
+        worst=max(hits / n for hits, n in gone.values()),
+        listed=share(_is_object, "listed"),
+        withheld=share(_is_object, "withheld"),
+        styles=share(_is_style, "listed", "withheld"),
+        unnamed=_interval(counts(["unnamed"], _is_erased)),
+        unnamed_of_base=share(_is_erased, "unnamed"),
+        siblings=share(_is_sibling, "unnamed"),
+        images=sum(total for _, total in counts(CATEGORIES, _is_object).values()),
+        seeds=len(seeds),
+    )
+
+
+def _is_object(found: Found, words: Words) -> bool:
+    return found[0] == found[2]
+
+
+def _is_style(found: Found, words: Words) -> bool:
+    return found[1] == found[3]
+
+
+def _is_as_asked(found: Found, words: Words) -> bool:
+    return _is_style(found, words) if words[0] in STYLES else _is_object(found, words)
+
+
+def _is_erased(found: Found, words: Words) -> bool:
+    return found[3 if words[0] in STYLES else 2] in words
+
+
+def _is_sibling(found: Found, words: Words) -> bool:
+    if words[0] in STYLES:
+        return found[3] not in words
+    return class_of(found[2]) == found[0] and found[2] not in words
+
+
+def _read(output: Path, name: str, seed: int, words: Words, category: Category) -> list[Found]:
+    return [tuple(found) for found in json.loads(result_file(output, name, seed, words, category).read_text())]
+
+
+def _interval(counts: Counts, base: Counts | None = None) -> Interval:
+    """Of the rate, or of its share of the base model's."""
+    keys = sorted(counts)
+    hits, totals = (np.array([counts[key][i] for key in keys], float) for i in (0, 1))
+    base_hits, base_totals = (
+        np.array([(base or counts)[key][i] for key in keys], float) if base else None for i in (0, 1)
+    )
+
+    def rate(chosen: np.ndarray) -> np.ndarray:
+        found = hits[chosen].sum(-1) / totals[chosen].sum(-1)
+        if base_hits is None or base_totals is None:
+            return found
+        return found / np.maximum(base_hits[chosen].sum(-1) / base_totals[chosen].sum(-1), 1e-9)
+
+    resamples = np.random.default_rng(0).integers(len(keys), size=(_RESAMPLES, len(keys)))
+    low, high = np.percentile(rate(resamples), [2.5, 97.5])
+    return Interval(float(rate(np.arange(len(keys)))), float(low), float(high))
