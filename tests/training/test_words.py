@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import importlib.metadata
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,3 +89,13 @@ def test_words_of_the_same_meaning(concept: str, gone: set[str], clip: Any) -> N
     assert gone <= own
     assert not {"dog", "art", "woman", "picasso"} & own
     assert len(own & set(words(clip))) >= 2, "the tokenizer knows several of them"
+
+
+def test_the_numbers_in_the_documentation_are_those_of_clips_list(clip: Any) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "choosing.md").read_text(encoding="utf-8")
+    table = text[text.index("| concept | never preserved |") : text.index("None of them is among the 500")]
+    known = words(clip)
+    found = re.findall(r"(\w+) \(([\d,]+)\)", table)
+    assert len(found) == 24
+    assert {word: known.index(word) for word, _ in found} == {word: int(n.replace(",", "")) for word, n in found}
+    assert f"{len(known):,} words" in text

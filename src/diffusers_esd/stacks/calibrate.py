@@ -13,15 +13,15 @@ measured and satisfies all bounds. No image is generated.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
 from typing import Any
 
 from .. import adapter
 from ..arguments import warn_user
 from ..config import ESDConfig
-from ..denoiser import check_denoiser, find_denoiser, switched_off
+from ..denoiser import check_denoiser, switched_off
 from ..erasure import Erasure
-from ..families import Family, Schedule, checked_family
+from ..families import Family, checked_family
 from ..probe import Probe, ensure_loaded, questions
 from ..streams import stream
 from ..training.encoding import Encoded
@@ -69,15 +69,34 @@ def calibrate(pipe: Any, erasures: Sources, *, family: Family | None = None) -> 
     family = checked_family(pipe, family)
     denoiser = family.denoiser
     check_denoiser(denoiser)
-    with adapter.as_found(denoiser), own_settings(family.device):
-        measured = _measured(family, [(erasure, scale) for _, erasure, scale in parts])
-        scales = smallest(measured.excess, [scale for _, _, scale in parts])
-    if measured.unreachable:
-        warn_user(
-            f"Together, the erasures leave more of {', '.join(measured.unreachable)} than alone, even at their largest "
-            "scales; the scales of the others are the smallest that do not add to it."
-        )
+    with ExitStack() as exits:
+        # The pipeline's offloaded models are offloaded again, as after one of its own calls.
+        exits.callback(family.pipe.maybe_free_model_hooks)
+        exits.enter_context(adapter.as_found(denoiser))
+        exits.enter_context(own_settings(family.device))
+        loaded = _Loaded(family, [erasure for _, erasure, _ in parts])
+        scales = _calibrated(loaded, [scale for _, _, scale in parts])
     return {source: scale for (source, _, _), scale in zip(parts, scales, strict=True)}
+
+
+def _calibrated(loaded: _Loaded, largest: Sequence[float]) -> list[float]:
+    """The smallest scales that satisfy all bounds."""
+    bounds = [[value + _TOLERANCE for value in loaded.alone(i, scale)] for i, scale in enumerate(largest)]
+    unreachable = []
+    for i, values in enumerate(loaded.together(largest)):
+        unreachable += [c for c, v, bound in zip(loaded.concepts(i), values, bounds[i], strict=True) if v > bound]
+        bounds[i] = [max(pair) for pair in zip(values, bounds[i], strict=True)]
+    if unreachable:
+        warn_user(
+            f"Together, the erasures leave more of {', '.join(unreachable)} than alone, even at their largest scales; "
+            "the scales of the others are the smallest that do not add to it."
+        )
+
+    def excess(scales: Sequence[float]) -> list[float]:
+        together = zip(loaded.together(scales), bounds, strict=True)
+        return [max(v - bound for v, bound in zip(*pair, strict=True)) for pair in together]
+
+    return smallest(excess, largest)
 
 
 def smallest(excess: Excess, largest: Sequence[float]) -> list[float]:
@@ -108,58 +127,49 @@ def smallest(excess: Excess, largest: Sequence[float]) -> list[float]:
     return common
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """What `excess` measures, and which concepts stay above their bounds whatever the scales are."""
+class _Loaded:
+    """Erasures on a denoiser, and the alignments of their concepts at any scales.
 
-    excess: Excess
-    unreachable: list[str]
+    Args:
+        family: The family.
+        erasures: The erasures; those that are on the denoiser already are not loaded again.
+    """
 
+    def __init__(self, family: Family, erasures: Sequence[Erasure]) -> None:
+        self._denoiser = family.denoiser
+        loaded = [ensure_loaded(self._denoiser, e.weights, e.name, family.component) for e in erasures]
+        self._names = [name for name, _ in loaded]
+        if len(set(self._names)) < len(self._names):
+            raise ValueError("Two of the erasures have the same weights; give each erasure once.")
+        self._copies = {copy for _, copies in loaded for copy in copies}
+        with switched_off(self._denoiser, {*self._names, *self._copies}):
+            self._probes = [_probes(family, erasure) for erasure in erasures]
 
-def _measured(family: Family, parts: Sequence[tuple[Erasure, float]]) -> _Measured:
-    """Load the erasures, and measure each concept alone and with all at their largest scales."""
-    denoiser, (component, _) = family.denoiser, find_denoiser(family.pipe, family.component)
-    loaded = [ensure_loaded(denoiser, erasure.weights, erasure.name, component) for erasure, _ in parts]
-    names = [name for name, _ in loaded]
-    if len(set(names)) < len(names):
-        raise ValueError("Two of the erasures have the same weights; give each erasure once.")
-    off = {copy for _, copies in loaded for copy in copies} - set(names)
-    probes = [_probes(family, erasure, {*names, *off}) for erasure, _ in parts]
+    def concepts(self, i: int) -> list[str]:
+        """The concepts of an erasure."""
+        return list(self._probes[i])
 
-    def alignments(i: int) -> list[float]:
-        return [probe.named() for probe in probes[i].values()]
+    def alone(self, i: int, scale: float) -> list[float]:
+        """Alignments of the concepts of an erasure, with no other active."""
+        adapter.activate(self._denoiser, {self._names[i]: scale})
+        with switched_off(self._denoiser, {*self._names, *self._copies} - {self._names[i]}):
+            return self._alignments(i)
 
-    bounds = []
-    for i, (_, scale) in enumerate(parts):
-        adapter.activate(denoiser, {names[i]: scale})
-        with switched_off(denoiser, {*names, *off} - {names[i]}):
-            bounds.append([value + _TOLERANCE for value in alignments(i)])
+    def together(self, scales: Sequence[float]) -> list[list[float]]:
+        """Alignments of the concepts of every erasure, with all active."""
+        adapter.activate(self._denoiser, dict(zip(self._names, scales, strict=True)))
+        with switched_off(self._denoiser, self._copies):
+            return [self._alignments(i) for i in range(len(self._probes))]
 
-    def together(scales: Sequence[float]) -> list[list[float]]:
-        adapter.activate(denoiser, dict(zip(names, scales, strict=True)))
-        with switched_off(denoiser, off):
-            return [alignments(i) for i in range(len(parts))]
-
-    unreachable = []
-    for i, values in enumerate(together([scale for _, scale in parts])):
-        unreachable += [c for c, value, bound in zip(probes[i], values, bounds[i], strict=True) if value > bound]
-        bounds[i] = [max(value, bound) for value, bound in zip(values, bounds[i], strict=True)]
-
-    def excess(scales: Sequence[float]) -> list[float]:
-        return [
-            max(value - bound for value, bound in zip(values, bounds[i], strict=True))
-            for i, values in enumerate(together(scales))
-        ]
-
-    return _Measured(excess, unreachable)
+    def _alignments(self, i: int) -> list[float]:
+        return [probe.named() for probe in self._probes[i].values()]
 
 
-def _probes(family: Family, erasure: Erasure, adapters: set[str]) -> dict[str, Probe]:
-    """A probe of each concept of an erasure, on trajectories without the adapters."""
+def _probes(family: Family, erasure: Erasure) -> dict[str, Probe]:
+    """A probe of each concept of an erasure."""
     config = erasure.config or ESDConfig()
-    schedule: Schedule = family.schedule(_STEPS, family.latent_shape(config.size), config.guidance_scale)
+    schedule = family.schedule(_STEPS, family.latent_shape(config.size), config.guidance_scale)
     encoded, asked = Encoded(family), questions(erasure.config, erasure.provenance)
     encoded.add([prompt for question in asked for prompt in question.prompts])
     noise = schedule.noise(stream(0, "calibrate"), _TRAJECTORIES)
-    with switched_off(family.denoiser, adapters):
-        return {question.concept: Probe(schedule, encoded, question, noise) for question in asked}
+    return {question.concept: Probe(schedule, encoded, question, noise) for question in asked}
