@@ -9,12 +9,11 @@ generates what the prompt names. The scripts that made the weights are `data.py`
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from diffusers import StableDiffusionPipeline
 
 from .judge import Judge, Probabilities
+from .preset import SMALL, PresetName, preset_named
 from .rates import ALL_PAIRS, Rates, draw, rates, some_pairs, unnamed
 from .settings import plain, settings
 from .vocabulary import CLASSES, OBJECTS, STYLES, class_of, phrase
@@ -39,9 +38,14 @@ __all__ = [
     "unnamed",
 ]
 
-WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS = SMALL.weights
 
 
-def load(dtype: torch.dtype = torch.float32) -> StableDiffusionPipeline:
-    """The pipeline, on the CPU. Its weights are stored in float16."""
-    return StableDiffusionPipeline.from_pretrained(WEIGHTS, dtype=dtype, local_files_only=True)
+def load(dtype: torch.dtype = torch.float32, preset: PresetName = "small") -> StableDiffusionPipeline:
+    """The pipeline, on the CPU. Its weights are stored in float16.
+
+    Raises:
+        FileNotFoundError: The preset was not trained.
+    """
+    folder = preset_named(preset).file("model_index.json").parent
+    return StableDiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)

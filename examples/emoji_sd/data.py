@@ -1,8 +1,9 @@
 """The training images: icons of five openly licensed emoji sets, fetched with npm, rendered at 64 px.
 
-Each of the 200 drawings (40 objects x 5 styles) is rendered once at high resolution, and placed on a white
-64 px canvas many times, a little smaller, shifted and rotated. `python -m emoji_sd.data` makes the file that the
-training scripts read. Files that exist are not made again.
+Each drawing (200 of the preset `small`: 40 objects x 5 styles) is rendered once at high resolution, and placed on a
+white 64 px canvas many times, a little smaller, shifted and rotated. `python -m emoji_sd.data` makes the files that the
+training scripts read: `drawings.npz`, for which npm is needed, and from it the training images. Files that exist are
+not made again: delete them after a change of the vocabulary.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import io
 import json
 import subprocess
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +21,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from .vocabulary import ICON_NAMES, OBJECTS, STYLES
+from .preset import CACHE, PRESETS
+from .vocabulary import STYLES, Vocabulary
 
 SIZE = 64
-CACHE = Path(__file__).parents[2] / ".cache" / "emoji_sd"
 VERSIONS = {
     "twemoji": "1.2.5",
     "noto": "1.2.9",
@@ -69,9 +71,25 @@ def render(icon: dict) -> Image.Image:
     return Image.open(io.BytesIO(bytes(png))).convert("RGB")
 
 
-def drawing(word: str, style: str, cache: Path = CACHE) -> Image.Image:
-    """The drawing of `word` in `style`, rendered at high resolution."""
-    return render(fetch(STYLES[style], cache)[ICON_NAMES.get(word, word)])
+def drawings(vocabulary: Vocabulary, cache: Path) -> Mapping[str, np.ndarray]:
+    """Every drawing at high resolution: `"mono/cat"` -> (H, W, 3) uint8.
+
+    Args:
+        vocabulary: The objects.
+        cache: Folder that keeps the finished file, `drawings.npz`.
+    """
+    path = cache / "drawings.npz"
+    if not path.exists():
+        rendered: dict[str, np.ndarray] = {}
+        for style, package in STYLES.items():
+            icons = fetch(package)
+            rendered |= {f"{style}/{o}": np.asarray(render(icons[vocabulary.icon(o)])) for o in vocabulary.objects}
+            print(f"rendered {style}", flush=True)
+        cache.mkdir(parents=True, exist_ok=True)
+        with path.with_suffix(".tmp").open("wb") as file:
+            np.savez_compressed(file, **rendered)
+        path.with_suffix(".tmp").rename(path)
+    return np.load(path)
 
 
 def augment(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -85,29 +103,30 @@ def augment(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
     return canvas.resize((SIZE, SIZE), Image.Resampling.BOX)
 
 
-def make(augmentations: int, seed: int, cache: Path = CACHE) -> dict[str, torch.Tensor]:
+def make(vocabulary: Vocabulary, augmentations: int, seed: int, cache: Path) -> dict[str, torch.Tensor]:
     """The data set: `pictures` (N, 3, 64, 64) uint8, `objects` (N,) and `styles` (N,) as indices.
 
     Read from `cache` if it was made before with the same arguments.
 
     Args:
-        augmentations: Images per drawing, usually 24.
+        vocabulary: The objects.
+        augmentations: Images per drawing, usually 12 to 24.
         seed: Seed of the augmentations.
-        cache: Folder that keeps the packages and the finished file.
+        cache: Folder that keeps the drawings and the finished file.
     """
     path = cache / f"pictures-{augmentations}-{seed}.safetensors"
     if path.exists():
         return load_file(path)
     rng = np.random.default_rng(seed)
     pictures, objects, styles = [], [], []
-    for s, (style, package) in enumerate(STYLES.items()):
-        icons = fetch(package, cache)
-        for o, word in enumerate(OBJECTS):
-            picture = render(icons[ICON_NAMES.get(word, word)])
+    rendered = drawings(vocabulary, cache)
+    for s, style in enumerate(STYLES):
+        for o, word in enumerate(vocabulary.objects):
+            picture = Image.fromarray(rendered[f"{style}/{word}"])
             pictures += [np.asarray(augment(picture, rng)) for _ in range(augmentations)]
             objects += [o] * augmentations
             styles += [s] * augmentations
-        print(f"rendered {style}", flush=True)
+        print(f"augmented {style}", flush=True)
     data = {
         "pictures": torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous(),
         "objects": torch.tensor(objects),
@@ -125,8 +144,11 @@ def to_model(pictures: torch.Tensor) -> torch.Tensor:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--augmentations", type=int, default=24)
+    parser.add_argument("--preset", choices=PRESETS, default="small")
+    parser.add_argument("--augmentations", type=int, help="images per drawing; the preset's if not given")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    shapes = {name: tuple(t.shape) for name, t in make(arguments.augmentations, arguments.seed).items()}
-    print(shapes)
+    preset = PRESETS[arguments.preset]
+    augmentations = arguments.augmentations or preset.augmentations
+    data = make(preset.vocabulary, augmentations, arguments.seed, preset.cache)
+    print({name: tuple(t.shape) for name, t in data.items()})

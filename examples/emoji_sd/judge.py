@@ -14,28 +14,33 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .vocabulary import OBJECTS, STYLES
+from .preset import SMALL, Preset, PresetName, preset_named
+from .vocabulary import STYLES
 
 
 class Probabilities(NamedTuple):
-    """Probabilities for N images: `objects` (N, 40) and `styles` (N, 5); rows sum to 1."""
+    """Probabilities for N images: `objects` (N, 40; or 200 of `large`) and `styles` (N, 5); rows sum to 1."""
 
     objects: Tensor
     styles: Tensor
 
 
 class Judge(nn.Module):
-    """Object and style probabilities of 64 px pictures. Columns are in the order of `OBJECTS` and `STYLES`."""
+    """Object and style probabilities of 64 px pictures.
 
-    def __init__(self) -> None:
+    Columns are in the order of `vocabulary.objects` and `STYLES`. Without a preset, it is the judge of `small`.
+    """
+
+    def __init__(self, preset: Preset = SMALL) -> None:
         super().__init__()
-        widths = (3, 24, 48, 80, 128)
+        self.vocabulary = preset.vocabulary
+        widths = (3, *preset.judge_widths)
         blocks: list[nn.Module] = []
         for narrow, wide in pairwise(widths):
             blocks += [nn.Conv2d(narrow, wide, 3, stride=2, padding=1), nn.GroupNorm(8, wide), nn.SiLU()]
             blocks += [nn.Conv2d(wide, wide, 3, padding=1), nn.GroupNorm(8, wide), nn.SiLU()]
         self.body = nn.Sequential(*blocks)
-        self.objects = nn.Linear(widths[-1], len(OBJECTS))
+        self.objects = nn.Linear(widths[-1], len(self.vocabulary.objects))
         # Style is texture: edges, shading, palette. Early layers represent it best; late layers represent objects.
         self.styles = nn.Sequential(nn.Linear(widths[-1] + widths[2], 64), nn.SiLU(), nn.Linear(64, len(STYLES)))
 
@@ -52,8 +57,18 @@ class Judge(nn.Module):
         return Probabilities(objects.softmax(1), styles.softmax(1))
 
     @classmethod
-    def from_pretrained(cls, folder: Path = Path(__file__).parent / "weights") -> Judge:
-        """The trained judge, float32, in evaluation mode."""
-        judge = cls()
-        judge.load_state_dict({k: v.float() for k, v in load_file(folder / "judge.safetensors").items()})
+    def from_pretrained(cls, folder: Path | None = None, preset: PresetName = "small") -> Judge:
+        """The trained judge, float32, in evaluation mode.
+
+        Args:
+            folder: Folder of the weights; the preset's own if not given.
+            preset: Which objects the judge knows.
+
+        Raises:
+            FileNotFoundError: The preset was not trained.
+        """
+        size = preset_named(preset)
+        path = size.file("judge.safetensors") if folder is None else folder / "judge.safetensors"
+        judge = cls(size)
+        judge.load_state_dict({k: v.float() for k, v in load_file(path).items()})
         return judge.eval().requires_grad_(False)

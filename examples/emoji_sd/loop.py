@@ -4,27 +4,65 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 
-from . import WEIGHTS
-from .data import CACHE
+from .data import make
+from .preset import PRESETS, Job
 
 
-def arguments(description: str | None, *, updates: int, batch: int, rate: float) -> argparse.Namespace:
-    """The command line of a training script, with its defaults."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--updates", type=int, default=updates, help="optimiser updates in all")
-    parser.add_argument("--batch", type=int, default=batch, help="images per update")
-    parser.add_argument("--learning-rate", type=float, default=rate, help="at its highest; cosine to zero")
-    parser.add_argument("--augmentations", type=int, default=24, help="images rendered per drawing")
+def arguments(description: str | None, job: Job, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of a training script. Those that are not given are the preset's; `preset` is the `Preset` itself.
+
+    Args:
+        description: What the script does.
+        job: What it trains.
+        argv: The command line, if it is not the process's own.
+    """
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument("--preset", choices=PRESETS, default="small", help="words and sizes of the model")
+    preset = PRESETS[first.parse_known_args(argv)[0].preset]
+    training = preset.trainings[job]
+    parser = argparse.ArgumentParser(description=description, parents=[first])
+    parser.add_argument("--device", default="cpu", help="where to train, cpu or cuda")
+    parser.add_argument("--updates", type=int, default=training.updates, help="optimiser updates in all")
+    parser.add_argument("--batch", type=int, default=training.batch, help="images per update")
+    parser.add_argument("--learning-rate", type=float, default=training.learning_rate, help="at its highest")
+    parser.add_argument("--augmentations", type=int, default=preset.augmentations, help="images per drawing")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=WEIGHTS, help="folder of the finished weights")
-    return parser.parse_args()
+    parser.add_argument("--cache", type=Path, default=preset.cache, help="folder of the data and the checkpoints")
+    parser.add_argument("--output", type=Path, default=preset.weights, help="folder of the finished weights")
+    options = parser.parse_args(argv)
+    options.preset = preset
+    return options
+
+
+def images(options: argparse.Namespace) -> dict[str, torch.Tensor]:
+    """The training images that the options name, on the CPU; see `data.make`."""
+    return make(options.preset.vocabulary, options.augmentations, options.seed, options.cache)
+
+
+def save(path: Path, parts: Mapping[str, Any], done: int) -> None:
+    """Write a checkpoint: the states of `parts` after `done` updates."""
+    state = {name: part.state_dict() for name, part in parts.items()}
+    torch.save({**state, "done": done}, path.with_suffix(".tmp"))
+    path.with_suffix(".tmp").rename(path)
+
+
+def resume(path: Path, parts: Mapping[str, Any]) -> int:
+    """Give `parts` the states of a checkpoint, if there is one. Returns the updates done."""
+    if not path.exists():
+        return 0
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    print(f"{path.stem}: resumed at {state['done']}", flush=True)
+    return state["done"]
 
 
 def train(
@@ -32,34 +70,29 @@ def train(
     model: torch.nn.Module,
     loss: Callable[[torch.Generator], torch.Tensor],
     options: argparse.Namespace,
-    cache: Path = CACHE,
 ) -> None:
-    """Train `model` in place; on return its weights are their moving average.
+    """Train `model` in place, on `options.device`; on return its weights are their moving average.
 
-    Every 200 updates the whole state is saved as `cache/<name>.ckpt`; a second call continues from there. Randomness of
-    update n derives from `(seed, n)`, so a resumed run equals an uninterrupted one.
+    Every 200 updates the whole state is saved as `<name>.ckpt` in `options.cache`; a second call continues from there.
+    Randomness of update n derives from `(seed, n)`, so a resumed run equals an uninterrupted one. It is drawn on the
+    CPU, so that the batches are the same on every device.
 
     Args:
         name: Name of the checkpoint.
         model: What to train.
-        loss: The loss of one batch, drawn with the generator given.
+        loss: The loss of one batch, drawn with the CPU generator given.
         options: What `arguments` returned.
-        cache: Folder of the checkpoint.
     """
-    cache.mkdir(parents=True, exist_ok=True)
-    path = cache / f"{name}.ckpt"
+    options.cache.mkdir(parents=True, exist_ok=True)
+    path = options.cache / f"{name}.ckpt"
+    model.to(options.device)
     optimizer = torch.optim.AdamW(model.parameters(), options.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
     schedule = get_cosine_schedule_with_warmup(optimizer, min(200, options.updates // 10), options.updates)
-    ema = EMAModel(model.parameters(), decay=0.998, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
-    done = 0
-    if path.exists():
-        state = torch.load(path, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        ema.load_state_dict(state["ema"])
-        done = state["done"]
-        print(f"{name}: resumed at {done}", flush=True)
+    foreach = options.device != "cpu"  # faster on a GPU; on a CPU the weights would differ from earlier ones
+    ema = EMAModel(model.parameters(), decay=0.998, use_ema_warmup=True, inv_gamma=1.0, power=0.75, foreach=foreach)
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "ema": ema}
+    done = resume(path, parts)
+    ema.to(options.device)
     start, first, total = time.monotonic(), done, 0.0
     generator = torch.Generator()
     model.train()
@@ -83,14 +116,6 @@ def train(
             )
             total = 0.0
         if done % 200 == 0 or done == options.updates:
-            state = {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
-                "ema": ema.state_dict(),
-                "done": done,
-            }
-            torch.save(state, path.with_suffix(".tmp"))
-            path.with_suffix(".tmp").rename(path)
+            save(path, parts, done)
     ema.copy_to(model.parameters())
     model.eval()

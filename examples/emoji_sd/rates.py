@@ -1,8 +1,8 @@
 """Rates: how often the judge recognises in an image what its prompt names.
 
 The demo, the tests and the benchmarks use these rates: of the erased concept, of the other objects and of the styles.
-The base model is measured on the same prompts and seeds. Chance is 1 in 40 for an object and 1 in 5 for
-a style.
+The base model is measured on the same prompts and seeds. Chance is 1 in 40 for an object (1 in
+200 of the preset `large`) and 1 in 5 for a style.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from .judge import Judge, Probabilities
-from .vocabulary import OBJECTS, STYLES, phrase
+from .vocabulary import OBJECTS, STYLES
 
 Pair = tuple[str, str]
 """An object and a style; one image is generated for each pair."""
@@ -26,10 +26,10 @@ ALL_PAIRS: tuple[Pair, ...] = tuple(product(OBJECTS, STYLES))
 HELD_OUT_SEED = 100_000
 
 
-def some_pairs(styles_each: int) -> tuple[Pair, ...]:
+def some_pairs(styles_each: int, objects: Sequence[str] = OBJECTS) -> tuple[Pair, ...]:
     """Every object in so many styles, every style equally often."""
     names = list(STYLES)
-    return tuple((word, names[(i + 2 * k) % len(names)]) for i, word in enumerate(OBJECTS) for k in range(styles_each))
+    return tuple((word, names[(i + 2 * k) % len(names)]) for i, word in enumerate(objects) for k in range(styles_each))
 
 
 def draw(
@@ -108,7 +108,7 @@ class Rates:
 def rates(
     pipe: StableDiffusionPipeline,
     judge: Judge,
-    pairs: Sequence[Pair] = ALL_PAIRS,
+    pairs: Sequence[Pair] | None = None,
     *,
     seed: int = HELD_OUT_SEED,
     steps: int = 25,
@@ -119,16 +119,17 @@ def rates(
     Args:
         pipe: The pipeline as it is.
         judge: The judge.
-        pairs: Objects and styles; a pair that occurs twice gets two seeds.
+        pairs: Objects and styles; a pair that occurs twice gets two seeds. Without pairs, every object in every style.
         seed: Image i starts from seed + i: the same seeds for every pipeline compared.
         steps: Denoising steps.
         guidance_scale: Classifier-free guidance.
     """
-    prompts = [phrase(word, style) for word, style in pairs]
+    words, styles = list(judge.vocabulary.objects), list(STYLES)
+    pairs = tuple(product(words, styles)) if pairs is None else tuple(pairs)
+    prompts = [judge.vocabulary.phrase(word, style) for word, style in pairs]
     seen = judge(draw(pipe, prompts, seed=seed, steps=steps, guidance_scale=guidance_scale))
-    words, styles = list(OBJECTS), list(STYLES)
     return Rates(
-        tuple(pairs),
+        pairs,
         seen.objects.argmax(1) == torch.tensor([words.index(word) for word, _ in pairs]),
         seen.styles.argmax(1) == torch.tensor([styles.index(style) for _, style in pairs]),
     )
@@ -137,4 +138,6 @@ def rates(
 def unnamed(pipe: StableDiffusionPipeline, judge: Judge, prompt: str = "an animal", n: int = 120) -> dict[str, float]:
     """The share of each object in n images of a prompt that does not name an object."""
     seen: Probabilities = judge(draw(pipe, [prompt] * n))
-    return {word: (seen.objects.argmax(1) == i).float().mean().item() for i, word in enumerate(OBJECTS)}
+    return {
+        word: (seen.objects.argmax(1) == i).float().mean().item() for i, word in enumerate(judge.vocabulary.objects)
+    }

@@ -3,15 +3,18 @@
 The loss is the mean absolute error of pixels and of their differences to the right and below (edges are what a
 blurred image lacks), with a small Kullback-Leibler term. Latents are sampled, so the decoder stays sharp on
 latents that are a little off, as a denoiser's are. `python -m emoji_sd.train_autoencoder`, run from `examples/`.
+Every preset has this autoencoder.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from diffusers import AutoencoderKL
 
-from .data import SIZE, make, to_model
-from .loop import arguments, train
+from .data import SIZE, to_model
+from .loop import arguments, images, train
 
 
 def build() -> AutoencoderKL:
@@ -32,16 +35,16 @@ def edges(pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return pictures.diff(dim=-1), pictures.diff(dim=-2)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Train, set the latents' scale, save."""
-    options = arguments(__doc__, updates=4500, batch=16, rate=2e-3)
-    data = make(options.augmentations, options.seed)["pictures"]
+    options = arguments(__doc__, "autoencoder", argv)
+    data = images(options)["pictures"]
     torch.manual_seed(options.seed)
     vae = build().to(memory_format=torch.channels_last)
 
     def loss(generator: torch.Generator) -> torch.Tensor:
         index = torch.randint(len(data), (options.batch,), generator=generator)
-        x = to_model(data[index]).contiguous(memory_format=torch.channels_last)
+        x = to_model(data[index].to(options.device)).contiguous(memory_format=torch.channels_last)
         posterior = vae.encode(x).latent_dist
         y = vae.decode(posterior.sample(generator)).sample
         pixels = (y - x).abs().mean()
@@ -50,7 +53,7 @@ def main() -> None:
 
     train("autoencoder", vae, loss, options)
     with torch.no_grad():
-        latents = [vae.encode(to_model(part)).latent_dist.mean for part in data[::7].split(64)]
+        latents = [vae.encode(to_model(part.to(options.device))).latent_dist.mean for part in data[::7].split(64)]
     vae.register_to_config(scaling_factor=round(1 / torch.cat(latents).std().item(), 5))
     vae.to(dtype=torch.float16, memory_format=torch.contiguous_format).save_pretrained(options.output / "vae")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,46 +18,47 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from .data import make, to_model
-from .loop import arguments, train
-from .vocabulary import OBJECTS, STYLES, all_captions, captions
+from .data import to_model
+from .loop import arguments, images, train
+from .preset import Preset
+from .vocabulary import STYLES
 
 LENGTH = 32
-# How often an image carries each of its captions, in the order of `captions`; the last is the empty prompt.
-CAPTION_WEIGHTS = torch.tensor([0.40, 0.14, 0.08, 0.08, 0.10, 0.075, 0.125])
 
 
-def tokenizer() -> CLIPTokenizer:
+def tokenizer(preset: Preset) -> CLIPTokenizer:
     """A CLIP tokenizer over the captions' words."""
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
     bpe.normalizer = normalizers.Lowercase()
     bpe.pre_tokenizer = pre_tokenizers.Whitespace()
     letters = [chr(c) for c in range(33, 127) if not chr(c).isupper()]
-    corpus = [*all_captions(), *(" ".join(letters) for _ in range(2))]
-    trainer = trainers.BpeTrainer(vocab_size=2000, end_of_word_suffix="</w>", initial_alphabet=letters)
+    corpus = [*preset.vocabulary.all_captions(), *(" ".join(letters) for _ in range(2))]
+    # The trainer numbers what it is not given in an order that changes from process to process. A training that is
+    # resumed needs the same numbers, so every letter is given, also as the end of a word.
+    symbols = [*letters, *(letter + "</w>" for letter in letters)]
+    trainer = trainers.BpeTrainer(vocab_size=preset.tokens, end_of_word_suffix="</w>", special_tokens=symbols)
     bpe.train_from_iterator(corpus, trainer)
     with tempfile.TemporaryDirectory() as folder:
         vocab_file, merges_file = bpe.model.save(folder)
         vocab = json.loads(Path(vocab_file).read_text())
         lines = [line for line in Path(merges_file).read_text().splitlines() if not line.startswith("#")]
-    for letter in letters:  # a letter that ends a word is a token of its own
-        vocab.setdefault(letter + "</w>", len(vocab))
     for special in ("<|startoftext|>", "<|endoftext|>"):
         vocab[special] = len(vocab)
     merges = [tuple(line.split(" ")) for line in lines]
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=LENGTH, pad_token="<|endoftext|>")
 
 
-def text_encoder(tokens: CLIPTokenizer) -> CLIPTextModel:
+def text_encoder(preset: Preset, tokens: CLIPTokenizer) -> CLIPTextModel:
     """The untrained text encoder."""
+    width = preset.text_width
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokens),
-            hidden_size=128,
-            intermediate_size=256,
-            projection_dim=128,
-            num_hidden_layers=2,
-            num_attention_heads=4,
+            hidden_size=width,
+            intermediate_size=2 * width,
+            projection_dim=width,
+            num_hidden_layers=preset.text_layers,
+            num_attention_heads=width // 32,
             max_position_embeddings=LENGTH,
             bos_token_id=tokens.bos_token_id,
             eos_token_id=tokens.eos_token_id,
@@ -65,7 +67,7 @@ def text_encoder(tokens: CLIPTokenizer) -> CLIPTextModel:
     )
 
 
-def denoiser() -> UNet2DConditionModel:
+def denoiser(preset: Preset) -> UNet2DConditionModel:
     """The untrained denoiser."""
     return UNet2DConditionModel(
         sample_size=8,
@@ -73,9 +75,9 @@ def denoiser() -> UNet2DConditionModel:
         out_channels=8,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        block_out_channels=(64, 112, 160),
+        block_out_channels=preset.denoiser_widths,
         layers_per_block=1,
-        cross_attention_dim=128,
+        cross_attention_dim=preset.text_width,
         attention_head_dim=4,
         norm_num_groups=8,
     )
@@ -95,51 +97,64 @@ def scheduler() -> DDIMScheduler:
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of the scaled latents of uint8 images, (N, 8, 8, 8) each."""
-    parts = [vae.encode(to_model(part)).latent_dist for part in pictures.split(64)]
+    """Mean and standard deviation of the scaled latents of uint8 images, (N, 8, 8, 8) each, on its device."""
+    parts = [vae.encode(to_model(part.to(vae.device))).latent_dist for part in pictures.split(64)]
     scale = vae.config.scaling_factor
     return torch.cat([p.mean for p in parts]) * scale, torch.cat([p.std for p in parts]) * scale
 
 
-def main() -> None:
-    """Train, then save the pipeline in float16."""
-    options = arguments(__doc__, updates=6000, batch=40, rate=1.2e-3)
-    data = make(options.augmentations, options.seed)
-    vae = AutoencoderKL.from_pretrained(options.output / "vae").eval()
-    mean, std = encode(vae, data["pictures"])
-    torch.manual_seed(options.seed)
-    tokens, noise_schedule = tokenizer(), scheduler()
-    model = nn.ModuleDict({"unet": denoiser().to(memory_format=torch.channels_last), "text": text_encoder(tokens)})
-    texts = all_captions()
-    ids = torch.tensor(tokens(texts, padding="max_length", max_length=LENGTH).input_ids)
-    row = {text: i for i, text in enumerate(texts)}
-    # table[object, style, kind of caption] -> row of ids
-    table = torch.tensor([[[row[c] for c in captions(o, s)] for s in STYLES] for o in OBJECTS])
-
-    def loss(generator: torch.Generator) -> torch.Tensor:
-        index = torch.randint(len(mean), (options.batch,), generator=generator)
-        kind = torch.multinomial(CAPTION_WEIGHTS, options.batch, replacement=True, generator=generator)
-        text = ids[table[data["objects"][index], data["styles"][index], kind]]
-        x_0 = mean[index] + std[index] * torch.randn(mean[index].shape, generator=generator)
-        noise = torch.randn(x_0.shape, generator=generator)
-        t = torch.randint(noise_schedule.config.num_train_timesteps, (options.batch,), generator=generator)
-        states = model["text"](text).last_hidden_state
-        e = model["unet"](noise_schedule.add_noise(x_0, noise, t), t, states).sample
-        return (e - noise).square().mean()
-
-    train("diffusion", model, loss, options)
-    pipe = StableDiffusionPipeline(
+def pipeline(
+    vae: AutoencoderKL,
+    text: CLIPTextModel,
+    tokens: CLIPTokenizer,
+    unet: UNet2DConditionModel,
+    noise_schedule: DDIMScheduler,
+) -> StableDiffusionPipeline:
+    """The trained networks as a pipeline."""
+    vae.register_to_config(_name_or_path="emoji_sd")  # else its folder is recorded
+    return StableDiffusionPipeline(
         vae=vae,
-        text_encoder=model["text"],
+        text_encoder=text,
         tokenizer=tokens,
-        unet=model["unet"],
+        unet=unet.to(memory_format=torch.contiguous_format),
         scheduler=noise_schedule,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    vae.register_to_config(_name_or_path="emoji_sd")  # else its folder is recorded
-    pipe.unet.to(memory_format=torch.contiguous_format)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train, then save the pipeline in float16."""
+    options = arguments(__doc__, "diffusion", argv)
+    preset, words, device = options.preset, options.preset.vocabulary, options.device
+    data = images(options)
+    vae = AutoencoderKL.from_pretrained(options.output / "vae").to(device).eval()
+    mean, std = encode(vae, data["pictures"])
+    torch.manual_seed(options.seed)
+    tokens, noise_schedule = tokenizer(preset), scheduler()
+    unet = denoiser(preset).to(memory_format=torch.channels_last)
+    model = nn.ModuleDict({"unet": unet, "text": text_encoder(preset, tokens)})
+    texts = words.all_captions()
+    ids = torch.tensor(tokens(texts, padding="max_length", max_length=LENGTH).input_ids)
+    row = {text: i for i, text in enumerate(texts)}
+    # table[object, style, kind of caption] -> row of ids
+    table = torch.tensor([[[row[c] for c in words.captions(o, s)] for s in STYLES] for o in words.objects])
+    caption_weights = torch.tensor(preset.caption_weights)
+
+    def loss(generator: torch.Generator) -> torch.Tensor:
+        index = torch.randint(len(mean), (options.batch,), generator=generator)
+        kind = torch.multinomial(caption_weights, options.batch, replacement=True, generator=generator)
+        text = ids[table[data["objects"][index], data["styles"][index], kind]]
+        x_0 = mean[index] + std[index] * torch.randn(mean[index].shape, generator=generator).to(device)
+        noise = torch.randn(x_0.shape, generator=generator).to(device)
+        t = torch.randint(noise_schedule.config.num_train_timesteps, (options.batch,), generator=generator).to(device)
+        states = model["text"](text.to(device)).last_hidden_state
+        e = model["unet"](noise_schedule.add_noise(x_0, noise, t), t, states).sample
+        return (e - noise).square().mean()
+
+    train("diffusion", model, loss, options)
+    pipe = pipeline(vae, model["text"], tokens, model["unet"], noise_schedule)
     pipe.to(dtype=torch.float16).save_pretrained(options.output)
 
 

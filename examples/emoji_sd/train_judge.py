@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from safetensors.torch import save_file
 from torch.nn import functional
 
 from .data import make, to_model
 from .judge import Judge
-from .loop import arguments, train
+from .loop import arguments, images, train
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Train, print the accuracy on augmentations that were not trained on, save."""
-    options = arguments(__doc__, updates=1200, batch=64, rate=2e-3)
-    data = make(options.augmentations, options.seed)
+    options = arguments(__doc__, "judge", argv)
+    data = images(options)
     torch.manual_seed(options.seed)
-    judge = Judge().to(memory_format=torch.channels_last)
+    judge = Judge(options.preset).to(memory_format=torch.channels_last)
 
     def loss(generator: torch.Generator) -> torch.Tensor:
         index = torch.randint(len(data["pictures"]), (options.batch,), generator=generator)
@@ -26,13 +28,13 @@ def main() -> None:
         x = torch.lerp(x, blurred, amount)
         noise = torch.rand((options.batch, 1, 1, 1), generator=generator) * 0.15
         x = x + noise * torch.randn(x.shape, generator=generator)
-        objects, styles = judge.logits(x.contiguous(memory_format=torch.channels_last))
-        return functional.cross_entropy(objects, data["objects"][index]) + functional.cross_entropy(
-            styles, data["styles"][index]
-        )
+        objects, styles = judge.logits(x.contiguous(memory_format=torch.channels_last).to(options.device))
+        wanted = [data[kind][index].to(options.device) for kind in ("objects", "styles")]
+        return functional.cross_entropy(objects, wanted[0]) + functional.cross_entropy(styles, wanted[1])
 
     train("judge", judge, loss, options)
-    fresh = make(4, options.seed + 1)
+    fresh = make(options.preset.vocabulary, 4, options.seed + 1, options.cache)
+    judge.to("cpu")
     seen = judge(to_model(fresh["pictures"]))
     print("object accuracy", (seen.objects.argmax(1) == fresh["objects"]).float().mean().item())
     print("style accuracy", (seen.styles.argmax(1) == fresh["styles"]).float().mean().item())
