@@ -224,6 +224,7 @@ TEST_FILES = {".".join(p.relative_to(TESTS).with_suffix("").parts): p for p in s
 ELSEWHERE = {
     "limits": "training.test_null_space",
     "run": "test_config",
+    "training.train": "whole.test_parity",
     "training.trajectory": "whole.test_parity",
     "families": "families.test_families",
     "families.base": "families.test_families",

@@ -1,4 +1,4 @@
-"""The commands that use erasures: draw with them, combine them, convert them, publish them."""
+"""The commands that use erasures: draw with them, convert them, publish them, show what they are."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .options import (
     add_model,
     load_pipeline,
     load_stored_pipeline,
+    print_saved,
     read_erasures,
-    with_scale,
 )
 
 _LABELS = {
@@ -38,29 +38,6 @@ def add_commands(commands: Any) -> None:
     text = "draw without and with several erasures together"
     _add_drawing(add_command(commands, "stack", _stack, text, output="image to write"))
 
-    text = "find the smallest scales of erasures together, and write them as a recipe"
-    calibrate = add_command(commands, "calibrate", _calibrate, text, output="file, .json, or folder")
-    add_model(calibrate)
-    add_erasures(calibrate)
-
-    text = "train several erasures on, as one"
-    refine = add_command(commands, "refine", _refine, text, output="folder for the erasure")
-    add_model(refine)
-    add_erasures(refine)
-    refine.add_argument("--iterations", type=int, default=200, help="optimiser updates; 200 by default")
-    refine.add_argument("--rank", type=int, help="rank of the result; the sum of their ranks by default")
-    refine.add_argument("--name", help="name of the result")
-
-    merge = add_command(commands, "merge", _merge, "make one erasure of several", output="folder for the erasure")
-    add_erasures(merge)
-    merge.add_argument("--rank", type=int, help="the best approximation of this rank; exact by default")
-    merge.add_argument("--name", help="name of the result")
-
-    text = "write a pipeline with erasures in its weights"
-    bake = add_command(commands, "bake", _bake, text, output="new folder for the pipeline")
-    add_model(bake)
-    add_erasures(bake)
-
     text = "write a file for ComfyUI, Forge and A1111; several erasures are merged"
     add_erasures(add_command(commands, "export", _export, text, output="file, .safetensors"))
 
@@ -72,9 +49,6 @@ def add_commands(commands: Any) -> None:
     imported.add_argument("--concept", required=True, help="what it erases")
     imported.add_argument("--name", help="name of the erasure")
     imported.add_argument("--rank", type=int, default=16, help="rank of the erasure, for a file of full weights")
-
-    text = "write a recipe, stack.json: saved erasures and their scales"
-    add_erasures(add_command(commands, "recipe", _recipe, text, output="file, .json, or folder"))
 
     push = add_command(commands, "push", _push, "publish an erasure or a recipe on the Hugging Face Hub")
     push.add_argument("erasure", help=SOURCE)
@@ -112,40 +86,6 @@ def _draw(options: argparse.Namespace, scales: Sequence[float]) -> None:
     print(options.output)
 
 
-def _calibrate(options: argparse.Namespace) -> None:
-    from ..stacks.calibrate import calibrate
-    from ..stacks.recipe import Recipe, check_file
-
-    check_file(options.output)
-    scales = calibrate(load_pipeline(options), _given_scales(options))
-    for source, scale in scales.items():
-        print(f"{source}={scale:.3f}")
-    print(Recipe.of(scales).save(options.output))
-
-
-def _refine(options: argparse.Namespace) -> None:
-    from ..stacks.refine import refine
-    from ..storage import check_folder
-
-    check_folder(options.output)
-    erasures, fields = read_erasures(options.erasures), {"rank": options.rank, "name": options.name}
-    _save(refine(load_pipeline(options), erasures, iterations=options.iterations, **fields), options.output)
-
-
-def _merge(options: argparse.Namespace) -> None:
-    from ..stacks.merge import merge
-
-    _save(merge(read_erasures(options.erasures), rank=options.rank, name=options.name), options.output)
-
-
-def _bake(options: argparse.Namespace) -> None:
-    from ..stacks.bake import bake
-
-    erasures = read_erasures(options.erasures)
-    bake(load_stored_pipeline(options), erasures, save_to=options.output)
-    print(options.output)
-
-
 def _export(options: argparse.Namespace) -> None:
     from ..exchange import export
 
@@ -157,27 +97,7 @@ def _import(options: argparse.Namespace) -> None:
 
     pipe = load_stored_pipeline(options)
     erasure = import_erasure(options.file, pipe, concept=options.concept, name=options.name, rank=options.rank)
-    _save(erasure, options.output)
-
-
-def _save(erasure: Any, folder: Path) -> None:
-    print(erasure.save_pretrained(folder))
-    if erasure.provenance.rank_error:
-        print(f"relative error of rank {erasure.rank}: {erasure.provenance.rank_error:.2%}")
-
-
-def _recipe(options: argparse.Namespace) -> None:
-    from ..stacks.recipe import Recipe
-
-    print(Recipe.of(_given_scales(options)).save(options.output))
-
-
-def _given_scales(options: argparse.Namespace) -> dict[str, float]:
-    """Scales by source."""
-    scales = dict(map(with_scale, options.erasures))
-    if len(scales) < len(options.erasures):
-        raise ValueError("An erasure is given twice; give it once, with the sum of its scales.")
-    return scales
+    print_saved(erasure, options.output)
 
 
 def _push(options: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import erase, erasures
+from . import erase, erasures, stacks
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     erase.add_commands(commands)
     erasures.add_commands(commands)
+    stacks.add_commands(commands)
     options = parser.parse_args(arguments)
     try:
         options.run(options)

@@ -118,3 +118,10 @@ def given_fields(options: argparse.Namespace, kind: type) -> dict[str, Any]:
     if values.get("preserve") == ["vocabulary"]:
         values["preserve"] = "vocabulary"
     return values
+
+
+def print_saved(erasure: Any, folder: Path) -> None:
+    """Save an erasure; print its folder and, if its rank was lowered, the error."""
+    print(erasure.save_pretrained(folder))
+    if erasure.provenance.rank_error:
+        print(f"relative error of rank {erasure.rank}: {erasure.provenance.rank_error:.2%}")

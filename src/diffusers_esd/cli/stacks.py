@@ -1,0 +1,94 @@
+"""The commands that make one thing of several erasures: scales, an erasure, a recipe, a pipeline."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from .options import (
+    add_command,
+    add_erasures,
+    add_model,
+    load_pipeline,
+    load_stored_pipeline,
+    print_saved,
+    read_erasures,
+    with_scale,
+)  # fmt: skip
+
+
+def add_commands(commands: Any) -> None:
+    """Add the commands."""
+    text = "find the smallest scales of erasures together, and write them as a recipe"
+    calibrate = add_command(commands, "calibrate", _calibrate, text, output="file, .json, or folder")
+    add_model(calibrate)
+    add_erasures(calibrate)
+
+    text = "train several erasures on, as one"
+    refine = add_command(commands, "refine", _refine, text, output="folder for the erasure")
+    add_model(refine)
+    add_erasures(refine)
+    refine.add_argument("--iterations", type=int, default=200, help="optimiser updates; 200 by default")
+    refine.add_argument("--rank", type=int, help="rank of the result; the sum of their ranks by default")
+    refine.add_argument("--name", help="name of the result")
+
+    merge = add_command(commands, "merge", _merge, "make one erasure of several", output="folder for the erasure")
+    add_erasures(merge)
+    merge.add_argument("--rank", type=int, help="the best approximation of this rank; exact by default")
+    merge.add_argument("--name", help="name of the result")
+
+    text = "write a pipeline with erasures in its weights"
+    bake = add_command(commands, "bake", _bake, text, output="new folder for the pipeline")
+    add_model(bake)
+    add_erasures(bake)
+
+    text = "write a recipe, stack.json: saved erasures and their scales"
+    add_erasures(add_command(commands, "recipe", _recipe, text, output="file, .json, or folder"))
+
+
+def _calibrate(options: argparse.Namespace) -> None:
+    from ..stacks.calibrate import calibrate
+    from ..stacks.recipe import Recipe, check_file
+
+    check_file(options.output)
+    scales = calibrate(load_pipeline(options), _given_scales(options))
+    for source, scale in scales.items():
+        print(f"{source}={scale:.3f}")
+    print(Recipe.of(scales).save(options.output))
+
+
+def _refine(options: argparse.Namespace) -> None:
+    from ..stacks.refine import refine
+    from ..storage import check_folder
+
+    check_folder(options.output)
+    erasures, fields = read_erasures(options.erasures), {"rank": options.rank, "name": options.name}
+    print_saved(refine(load_pipeline(options), erasures, iterations=options.iterations, **fields), options.output)
+
+
+def _merge(options: argparse.Namespace) -> None:
+    from ..stacks.merge import merge
+
+    print_saved(merge(read_erasures(options.erasures), rank=options.rank, name=options.name), options.output)
+
+
+def _bake(options: argparse.Namespace) -> None:
+    from ..stacks.bake import bake
+
+    erasures = read_erasures(options.erasures)
+    bake(load_stored_pipeline(options), erasures, save_to=options.output)
+    print(options.output)
+
+
+def _recipe(options: argparse.Namespace) -> None:
+    from ..stacks.recipe import Recipe
+
+    print(Recipe.of(_given_scales(options)).save(options.output))
+
+
+def _given_scales(options: argparse.Namespace) -> dict[str, float]:
+    """Scales by source."""
+    scales = dict(map(with_scale, options.erasures))
+    if len(scales) < len(options.erasures):
+        raise ValueError("An erasure is given twice; give it once, with the sum of its scales.")
+    return scales
