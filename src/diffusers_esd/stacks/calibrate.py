@@ -2,9 +2,9 @@
 
 An erasure also changes a little what it was not trained on, and these changes add up in a stack. But erasures of
 similar concepts also help one another, so that less than the full scale of each is enough. The alignment of concept i
-(`probe`) with only its own erasure active is the bound; with all active at scales s,
+(`probe`) with only its own erasure active is the bound, or that with all at their largest scales if others raise it:
 
-    alignment_i(s) <= alignment_i(alone) + 0.02        for every concept i
+    alignment_i(s) <= max(alignment_i(alone), alignment_i(all, largest scales)) + 0.02        for every concept i
 
 First one factor for all scales is bisected, then each scale below that factor, all at the same time. The result was
 measured and satisfies all bounds. No image is generated.
@@ -81,20 +81,21 @@ def calibrate(pipe: Any, erasures: Sources, *, family: Family | None = None) -> 
 
 def _calibrated(loaded: _Loaded, largest: Sequence[float]) -> list[float]:
     """The smallest scales that satisfy all bounds."""
-    bounds = [[value + _TOLERANCE for value in loaded.alone(i, scale)] for i, scale in enumerate(largest)]
-    unreachable = []
-    for i, values in enumerate(loaded.together(largest)):
-        unreachable += [c for c, v, bound in zip(loaded.concepts(i), values, bounds[i], strict=True) if v > bound]
-        bounds[i] = [max(pair) for pair in zip(values, bounds[i], strict=True)]
+    bounds, unreachable = [], []
+    alone = [loaded.alone(i, scale) for i, scale in enumerate(largest)]
+    for i, together in enumerate(loaded.together(largest)):
+        bounds.append([max(pair) + _TOLERANCE for pair in zip(alone[i], together, strict=True)])
+        rows = zip(loaded.concepts(i), together, alone[i], strict=True)
+        unreachable += [concept for concept, value, bound in rows if value > bound + _TOLERANCE]
     if unreachable:
         warn_user(
             f"Together, the erasures leave more of {', '.join(unreachable)} than alone, even at their largest scales; "
-            "the scales of the others are the smallest that do not add to it."
+            "their bound is what is left there."
         )
 
     def excess(scales: Sequence[float]) -> list[float]:
-        together = zip(loaded.together(scales), bounds, strict=True)
-        return [max(v - bound for v, bound in zip(*pair, strict=True)) for pair in together]
+        pairs = zip(loaded.together(scales), bounds, strict=True)
+        return [max(value - bound for value, bound in zip(*pair, strict=True)) for pair in pairs]
 
     return smallest(excess, largest)
 
