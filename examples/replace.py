@@ -13,7 +13,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from emoji_sd import load, settings
 
-from diffusers_esd import ESDTrainer, preview
+from diffusers_esd import ESDTrainer
+from diffusers_esd.pictures.draw import draw
+from diffusers_esd.pictures.grid import grid
+
+PROMPTS = tuple(
+    f"{word} in {style} style" for word in ("a dog", "a cat", "a rabbit") for style in ("noto", "twemoji", "mono")
+)
 
 
 def main() -> None:
@@ -22,11 +28,16 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("replace.png"))
     output = parser.parse_args().output
     fields = {**settings("esd-x"), "anchor": "a cat", "eta": 0.0, "stop_at_alignment": 0.05}
-    erasure = ESDTrainer(load(), **fields).erase("a dog", name="dog-to-cat")
+    pipe = load()
+    erasure = ESDTrainer(pipe, **fields).erase("a dog", name="dog-to-cat")
     print(f"{erasure.provenance.iterations} iterations, alignment {erasure.provenance.alignment:.2f}")
-    prompts = [f"{word} in {style} style" for word in ("a dog", "a cat") for style in ("noto", "twemoji", "mono")]
-    image = preview(load(), erasure, prompts, scales=[0.0, 1.0], seeds=[0, 1, 2], num_inference_steps=25)
-    image.save(output)
+    rows = []
+    for label, scale in (("base", 0.0), ("replaced", 1.0)):
+        pipe.set_adapters(["dog-to-cat"], [scale])
+        images = draw(pipe, PROMPTS, [0], num_inference_steps=25)
+        rows.append((label, [image for (image,) in images]))
+    columns = [prompt.replace(" in ", "\nin ") for prompt in PROMPTS]
+    grid(rows, columns, side=110).save(output)
 
 
 if __name__ == "__main__":

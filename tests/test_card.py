@@ -55,6 +55,9 @@ def test_the_card_of_a_merge_or_an_import_claims_no_training(erasure: Erasure) -
     merged = written(merge({erasure: 1.0, dog: 0.5}, name="both")).text
     unknown = replace(erasure, config=None)
     imported = written(with_provenance(unknown, origin="imported", parts=(("f.safetensors", 1.0),))).text
+    refined = written(with_provenance(erasure, origin="refined", parts=(("no-a-cat", 1.0),))).text
+    assert "It was refined from several erasures with diffusers-esd" in refined
+    assert "| refined from | no-a-cat x 1 |" in refined
     assert "It was merged from several erasures with diffusers-esd" in merged
     assert "| merged from | no-a-cat x 1, no-a-dog x 0.5 |" in merged
     assert f"| layers | {len(erasure.layers()) + len(dog.layers())}, rank 3 |" in merged

@@ -1,10 +1,10 @@
 """Unified Concept Editing (arXiv:2308.14761): keys and values edited in closed form, no training.
 
-With token states c of the concept's prompt, c0 of the empty prompt's at the same place and k of what is kept,
+With token states c of all concepts' prompts, c0 of the empty prompt's at the same place and k of what is kept,
 
     W' = W (sum c0 c' + sum k k') (sum c c' + sum k k')^-1
 
-Sums are means here.
+The sum over k is a mean, and that over c a mean for each concept.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from diffusers_esd.training.encoding import Encoded
 
 @dataclass(frozen=True)
 class ClosedForm:
-    """The edit that erases one object.
+    """The edit that erases objects together.
 
     Attributes:
         edit: `W' - W = W edit`, (width, width).
@@ -34,24 +34,23 @@ class ClosedForm:
     edit: Tensor
 
     @classmethod
-    def of(cls, word: str, withheld: Sequence[str]) -> ClosedForm:
-        """The edit for an object; words that are withheld are not among what is kept."""
+    def of(cls, words: Sequence[str], withheld: Sequence[str]) -> ClosedForm:
+        """The edit for some objects; words that are withheld are not among what is kept."""
         family = family_for(load())
-        encoded, concept = Encoded(family), [phrase(word)]
+        encoded, concepts = Encoded(family), [phrase(word) for word in words]
 
         def tokens(prompts: Sequence[str]) -> Tensor:
             return torch.cat([states.flatten(0, 1) for _, states in encoded.states(prompts)])
 
-        c, c0 = tokens(concept), tokens([""])
-        preserved = vocabulary.preserved(family, concept, synonyms=withheld, seed=0, limits=Limits())
+        c, c0 = tokens(concepts), tokens([""]).repeat(len(concepts), 1)
+        preserved = vocabulary.preserved(family, concepts, synonyms=withheld, seed=0, limits=Limits())
         k = tokens(preserved.prompts)
-        cc, kept = c.T @ c / len(c), k.T @ k / len(k)
-        return cls(torch.linalg.solve(cc + kept, (c0 - c).T @ c / len(c), left=False))
+        n = len(c) / len(concepts)
+        return cls(torch.linalg.solve((c.T @ c) / n + k.T @ k / len(k), (c0 - c).T @ c / n, left=False))
 
     @torch.no_grad()
     def apply(self, pipe: StableDiffusionPipeline) -> None:
-        """Add the edit, of the original weights, to every key and value of the cross-attentions."""
+        """Add the edit to every key and value of the cross-attentions."""
         for name, module in pipe.unet.named_modules():
             if name.endswith(("attn2.to_k", "attn2.to_v")):
-                original = module.__dict__.setdefault("original_weight", module.weight.clone())
-                module.weight += original @ self.edit
+                module.weight += module.weight @ self.edit

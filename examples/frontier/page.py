@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import log2
 
 from .rates import Row
@@ -10,7 +10,7 @@ from .rates import Row
 Table = Mapping[str, Mapping[str, Row]]
 """Rows by recipe and name, see `recipes.ROWS`."""
 
-_SIZES = ("1", "4", "8", "16")
+_SIZES = ("4", "8", "16")
 
 _COLOURS = ("#0a7d5a", "#c2410c", "#2563eb", "#a21caf", "#6b7280")
 _DARK = ("#34d399", "#fb923c", "#60a5fa", "#e879f9", "#9ca3af")
@@ -26,15 +26,7 @@ def markdown(table: Table) -> str:
         for n, row in rows.items():
             unnamed = f"{row.unnamed.value:.3f} ({row.unnamed_of_base.value:.2f} of base)"
             kept = (row.listed, row.withheld, row.styles)
-            cells = (
-                name,
-                n,
-                row.erased,
-                f"{row.worst:.2f}",
-                *kept,
-                unnamed,
-                f"{row.images // row.seeds} x {row.seeds}",
-            )
+            cells = (name, n, row.erased, f"{row.worst:.2f}", *kept, unnamed, row.siblings, images)
             lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"
 
@@ -62,10 +54,8 @@ def plot(table: Table, lines: Mapping[str, str], title: str) -> str:
         "text{fill:#1f2937;stroke:none}line{stroke:#9ca3af55}polyline{fill:none!important;stroke-width:3}"
         f"@media(prefers-color-scheme:dark){{text{{fill:#e5e7eb}}}}{style}</style>",
     ]
-    for k, (field, heading) in enumerate(
-        (("listed", "other objects whose words were preserved"), ("withheld", "other objects that no list names"))
-    ):
-        parts += _panel(table, lines, field, f"{heading}, % of the base model's", top=30 + 390 * k)
+    for k, (field, heading) in enumerate((("listed", "preserved by name"), ("withheld", "in no list"))):
+        parts += _panel(table, lines, field, f"other objects, {heading}, % of the base model", top=30 + 390 * k)
     return "\n".join([*parts, "</svg>\n"])
 
 
@@ -73,7 +63,7 @@ def _panel(table: Table, lines: Mapping[str, str], field: str, heading: str, top
     left, right, height = 46, 440, 280
 
     def x(n: str) -> float:
-        return left + (right - left) * log2(int(n)) / 4
+        return left + (right - left) * (log2(int(n)) - 2) / 2
 
     def y(value: float) -> float:
         return top + 24 + height * (1 - min(value, 1.05) / 1.05)
@@ -109,6 +99,3 @@ def _spread(heights: Mapping[str, float], least: float = 21.0) -> dict[str, floa
         last = max(height, last + least)
         placed[name] = last
     return placed
-
-
-__all__: Sequence[str] = ["Table", "markdown", "plot"]

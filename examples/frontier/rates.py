@@ -2,7 +2,8 @@
 
 An interval is the 2.5 and the 97.5 percentile of 2,000 resamples of the objects that the images name (of the erased
 objects, for single erasures): images of one object are not independent. Recipe and base model are resampled together.
-Several seeds of training are pooled.
+Several seeds of training are pooled, so an interval says nothing about the spread among them. Of fewer than eight
+objects, classes or styles there is no interval.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import isnan
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from emoji_sd import STYLES, class_of
 from .recipes import CATEGORIES, Category, Words
 from .work import result_file
 
-_RESAMPLES = 2000
+_RESAMPLES, _LEAST = 2000, 8
 
 Found = tuple[str, str, str, str]
 """Of one image: the object and the style that its prompt names, and those that the judge sees."""
@@ -32,14 +34,14 @@ Counts = dict[str, tuple[int, int]]
 
 @dataclass(frozen=True)
 class Interval:
-    """A rate and its interval of 95 %."""
+    """A rate and its interval of 95 %, which is NaN if there are too few objects."""
 
     value: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.2f} ({self.low:.2f}-{self.high:.2f})"
+        return f"{self.value:.2f}" + ("" if isnan(self.low) else f" ({self.low:.2f}-{self.high:.2f})")
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,12 @@ def row(output: Path, name: str, seeds: Sequence[int], groups: Sequence[Words]) 
         seeds: Of training; those that were judged count.
         groups: What is erased together. The row is the mean of all groups.
     """
-    seeds = [seed for seed in seeds if all(result_file(output, name, seed, w, "unnamed").is_file() for w in groups)]
-    if not seeds:
+
+    def is_judged(name: str, seed: int) -> bool:
+        return all(result_file(output, name, seed, w, c).is_file() for w, c in product(groups, CATEGORIES))
+
+    seeds = [seed for seed in seeds if is_judged(name, seed)]
+    if not seeds or not is_judged("base", 0):
         return None
 
     def counts(categories: Sequence[Category], hit: Hit, *, base: bool = False) -> Counts:
@@ -142,17 +148,19 @@ def _read(output: Path, name: str, seed: int, words: Words, category: Category) 
 def _interval(counts: Counts, base: Counts | None = None) -> Interval:
     """Of the rate, or of its share of the base model's."""
     keys = sorted(counts)
-    hits, totals = (np.array([counts[key][i] for key in keys], float) for i in (0, 1))
-    base_hits, base_totals = (
-        np.array([(base or counts)[key][i] for key in keys], float) if base else None for i in (0, 1)
-    )
+    of_recipe = np.array([counts[key] for key in keys], float)
+    of_base = None if base is None else np.array([base[key] for key in keys], float)
 
     def rate(chosen: np.ndarray) -> np.ndarray:
-        found = hits[chosen].sum(-1) / totals[chosen].sum(-1)
-        if base_hits is None or base_totals is None:
-            return found
-        return found / np.maximum(base_hits[chosen].sum(-1) / base_totals[chosen].sum(-1), 1e-9)
+        hits, totals = of_recipe[chosen].sum(-2).T
+        if of_base is None:
+            return hits / totals
+        base_hits, base_totals = of_base[chosen].sum(-2).T
+        return np.divide(hits * base_totals, totals * base_hits, where=base_hits > 0, out=np.full_like(hits, np.nan))
 
+    value = float(rate(np.arange(len(keys))[None])[0])
+    if len(keys) < _LEAST:
+        return Interval(value, np.nan, np.nan)
     resamples = np.random.default_rng(0).integers(len(keys), size=(_RESAMPLES, len(keys)))
-    low, high = np.percentile(rate(resamples), [2.5, 97.5])
-    return Interval(float(rate(np.arange(len(keys)))), float(low), float(high))
+    low, high = np.nanpercentile(rate(resamples), [2.5, 97.5])
+    return Interval(value, float(low), float(high))

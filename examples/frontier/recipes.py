@@ -72,7 +72,7 @@ Picture = tuple[str, str, str]
 
 
 def pictures(category: Category, words: Words) -> list[Picture]:
-    """The images of a category: 400 in all for several objects, 98 for one, 128 for a style.
+    """The images of a category: 400 in all for several objects, about 100 for one or a style.
 
     Args:
         category: `"erased"`: what is erased. `"listed"` and `"withheld"`: other objects. `"unnamed"`: the classes of

@@ -28,8 +28,13 @@ def run(jobs: Sequence[Job], processes: int) -> None:
     """Do jobs that do not depend on one another; the first error ends all."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for future in [pool.submit(_timed, label, action) for label, action in jobs]:
-            future.result()
+        futures = [pool.submit(_timed, label, action) for label, action in jobs]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _timed(label: str, action: Callable[[], Any]) -> None:
@@ -44,10 +49,11 @@ def measure(output: Path, names: Sequence[str], seeds: Sequence[int], rows: Sequ
     def job(action: Callable[..., Any], *keys: Any) -> Job:
         return " | ".join(row_name(k) if isinstance(k, tuple) else str(k) for k in keys), partial(action, output, *keys)
 
+    names = list(dict.fromkeys(names))
     together = [ERASED[: int(row)] for row in rows if row in ("4", "8", "16")]
     alone = [words for row in rows if row in ("1", "a style") for words in ROWS[row]]
     for seed in seeds:
-        of_seed = [name for name in names if seed == seeds[0] or RECIPES[name].kind != "base"]
+        of_seed = [name for name in names if seed == seeds[0] or RECIPES[name].kind not in ("base", "closed form")]
         sources = dict.fromkeys(RECIPES[name].of or name for name in of_seed)
         groups = [*together, *(alone if seed == seeds[0] else [])]
         single = dict.fromkeys(word for words in groups for word in words)
@@ -66,7 +72,8 @@ def row_name(words: Words) -> str:
 
 
 def folder(output: Path, name: str, seed: int) -> Path:
-    """Of the erasures of a recipe."""
+    """Of the erasures of a recipe. What is not trained has no seed."""
+    seed = 0 if RECIPES[name].kind in ("base", "closed form") else seed
     return output / "erasures" / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
 
 
@@ -112,8 +119,7 @@ def erased(output: Path, name: str, seed: int, words: Words) -> StableDiffusionP
     """The pipeline with a recipe's erasures of some objects active."""
     pipe, recipe = load(), RECIPES[name]
     if recipe.kind == "closed form":
-        for word in words:
-            ClosedForm.of(word, WITHHELD).apply(pipe)
+        ClosedForm.of(words, WITHHELD).apply(pipe)
     elif recipe.kind == "stack":
         for word in words:
             Erasure.from_pretrained(folder(output, name, seed) / word).apply(pipe)

@@ -15,7 +15,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from .config import ESDConfig
-from .provenance import Provenance
+from .provenance import Origin, Provenance
 from .summary import summarise
 
 TAGS = ("diffusers", "lora", "concept-erasure", "esd", "text-to-image")
@@ -57,9 +57,10 @@ stack(pipe, "{repo_id}")
 
 `pipe` is a diffusers pipeline of the base model. A scale of 1 is the erasure as trained, 0 the base model.
 """
-_HOW = {
+_HOW: dict[Origin, str] = {
     "trained": "It was trained with diffusers-esd, after",
     "merged": "It was merged from several erasures with diffusers-esd, which implements",
+    "refined": "It was refined from several erasures with diffusers-esd, which implements",
     "imported": "It was trained with another tool and imported with diffusers-esd, which implements",
 }
 _OURS = ("base_model", "base_model_relation", "widget")

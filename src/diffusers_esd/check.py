@@ -108,5 +108,5 @@ def _shown(family: Family, config: ESDConfig, concepts: Sequence[str]) -> list[s
     """Prompts of the picture: what the student was trained on, the concepts, and a few that should look the same."""
     trained = list(dict.fromkeys([*([config.erase_from] if config.erase_from else []), *concepts]))
     if isinstance(config.preserve, str) or not config.preserve:
-        return [*trained, *neighbours(family, trained, _NEIGHBOURS, limits=Limits())]
+        return [*trained, *neighbours(family, trained, _NEIGHBOURS, synonyms=config.synonyms, limits=Limits())]
     return [*trained, *config.preserve[:_NEIGHBOURS]]

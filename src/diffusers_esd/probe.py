@@ -117,6 +117,11 @@ class Probe:
                 self._base.append(_Predictions(position, x_t, e))
                 x_t = schedule.step(schedule.guide(e[""], e[question.student]), x_t, position, position + 1)
 
+    @property
+    def intact(self) -> float:
+        """What `named` is for the base model."""
+        return 1.0 if self._question.erase_from is None else 0.0
+
     def named(self) -> float:
         """Alignment where the prompt names the concept."""
         origin = self._question.erase_from

@@ -15,7 +15,7 @@ are never used.
     moments, inputs                  noise of the null space's trajectories, and samples of the layers' inputs
     anchors, <concept>               noise of the trajectories on which anchors are compared
     subspace                         start of the eigenvectors, with seed 0
-    check                            noise of the trajectories of `Erasure.check`
+    check, calibrate                 noise of the trajectories of `Erasure.check` and `calibrate`
 
 Images are the exception: their noise has the seed that the user gives (`pictures.draw`).
 """

@@ -32,6 +32,9 @@ def test_options_are_the_fields_of_a_configuration() -> None:
     assert given(ESDConfig, []) == ESDConfig()
     assert given(ESDConfig, ["--preserve", "vocabulary"]) == ESDConfig()
     assert given(ESDConfig, ["--preserve"]) == ESDConfig(preserve=())
+    assert given(ESDConfig, ["--synonyms", "kitten", "kitty"]) == ESDConfig(synonyms=("kitten", "kitty"))
+    assert given(ESDConfig, ["--anchor", "auto"]) == ESDConfig(anchor="auto")
+    assert given(ESDConfig, ["--anchor", "an animal", ""]) == ESDConfig(anchor=("an animal", ""))
     assert given(RunConfig, ["--offload"]) == RunConfig(offload=True)
     assert given(RunConfig, []) == RunConfig()
 

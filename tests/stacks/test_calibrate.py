@@ -114,6 +114,19 @@ def test_a_stack_is_calibrated_and_a_recipe_has_its_entries(erasures: tuple[Eras
     assert active == pytest.approx({"no-a-cat": found[str(tmp_path / "no-a-cat")], "no-a-dog": list(found.values())[1]})
 
 
+def test_an_erasure_without_effect_and_an_adapters_name_are_refused(erasures: tuple[Erasure, Erasure]) -> None:
+    cat, dog = erasures
+    weights = {key: 0 * weight for key, weight in cat.weights.items()}
+    nothing = replace(cat, name="nothing", weights=weights)
+    with pytest.raises(ValueError, match=r"^The erasure of a cat leaves it intact: there is nothing to calibrate. "):
+        calibrate(tiny_pipeline(), [nothing, dog])
+    pipe = tiny_pipeline()
+    stack(pipe, cat)
+    with pytest.raises(ValueError, match=r"^`calibrate` needs erasures, got 'no-a-cat', the name of an adapter"):
+        stack(pipe, ["no-a-cat", dog], calibrate=True)
+    assert adapter_names(pipe.unet) == ["no-a-cat"]
+
+
 def test_what_cannot_be_reached_is_named(erasures: tuple[Erasure, Erasure]) -> None:
     cat, _ = erasures
     pipe = tiny_pipeline()

@@ -13,7 +13,7 @@ from made import made, with_provenance
 from pipelines import same, state_of
 from tiny import style_adapter, tiny_pipeline
 
-from diffusers_esd import Erasure, ESDConfig, Progress, merge, refine
+from diffusers_esd import Erasure, ESDConfig, Limits, Progress, merge, refine
 from diffusers_esd.denoiser import adapter_names
 from diffusers_esd.stacks.refine import balanced
 
@@ -95,6 +95,22 @@ def test_what_is_recorded(erasures: tuple[Erasure, Erasure], tmp_path: Path) -> 
     assert again.config == config
     assert again.provenance == provenance
     assert "refined from" in refined._repr_html_()
+
+
+def test_what_is_preserved_is_not_erased_and_something_is_preserved(erasures: tuple[Erasure, Erasure]) -> None:
+    cat, dog = erasures
+    quick = {key: value for key, value in QUICK.items() if key != "preserve"}
+    listed = replace(cat, config=ESDConfig(preserve=("a dog", "a bus")))
+    named = replace(dog, config=ESDConfig(synonyms=("puppy",)))
+    few = Limits(words=4, neighbours=2, pairs=4, generic=())
+    for parts, preserve, synonyms in (
+        ([listed, named], ("a bus",), ()),
+        ([named, listed], "vocabulary", ("puppy",)),
+        ([cat, dog], "vocabulary", ()),
+    ):
+        config = refine(tiny_pipeline(), parts, limits=few, **quick).config
+        assert config is not None
+        assert (config.preserve, config.synonyms, config.loss_weight) == (preserve, synonyms, 10.0)
 
 
 def test_erasures_of_one_group_keep_it() -> None:

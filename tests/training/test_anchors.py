@@ -16,6 +16,7 @@ from diffusers_esd.streams import stream
 from diffusers_esd.training.anchors import AnchorFinder
 from diffusers_esd.training.encoding import Encoded
 from diffusers_esd.training.vocabulary import generic, nearness
+from diffusers_esd.training.words import words
 
 QUICK: dict[str, Any] = {"num_inference_steps": 5, "iterations": 2, "rank": 2, "preserve": (), "group": "esd-x-strict"}
 
@@ -80,9 +81,13 @@ def test_which_candidates_are_left() -> None:
     assert generic(family, ["a cat"], (), Limits(generic=("a cat",))) == []
     assert generic(family, ["a cat"], (), Limits(generic=())) == []
     assert find(load(), ["an animal"], "auto", generic=("an animal",)).prompts == {"an animal": ""}, "none is left"
-    near = dict(zip(known, nearness(family, known, ["a cat"]).tolist(), strict=True))
+    compared = list(dict.fromkeys([*known, *(f"a {word}" for word in words(family.tokenizer)[:64])]))
+    every = dict(zip(compared, nearness(family, compared, ["a cat"]).tolist(), strict=True))
+    near = {prompt: every[prompt] for prompt in known}
     assert known == sorted(known, key=lambda prompt: -near[prompt]), "nearest by text first"
     assert "an animal" not in generic(family, ["a cat"], ["animal"], Limits()), "a synonym that the user names"
+    together = find(load(), ["a pizza", "food"], "auto", generic=("food",)).prompts
+    assert together == {"a pizza": "", "food": ""}, "what is erased as well is not an anchor"
     bound = sorted(near.values())[-1]
     synonym = generic(family, ["a cat"], (), Limits(near=bound))
     assert synonym == known[1:], "as near as a synonym"

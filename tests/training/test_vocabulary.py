@@ -39,6 +39,8 @@ def test_the_frequent_and_the_near_are_preserved_if_not_all_can_be() -> None:
     found = preserved(family, ["a cat"], seed=0, limits=limits)
     known = [word for word in words(family.tokenizer) if word not in ("cat", "art", "style")]
     near = [prompt.removeprefix("a ") for prompt in neighbours(family, ["a cat"], 5, limits=limits)]
+    others = neighbours(family, ["a cat"], 5, synonyms=near[:1], limits=limits)
+    assert f"a {near[0]}" not in others, "a synonym that the user names"
     assert {f"a {word}" for word in [*known[:10], *near]} <= set(found.prompts)
     assert found.words == len({*known[:10], *near}) <= 15
     everything = dict(zip(known, nearness(family, [f"a {w}" for w in known], ["a cat"]).tolist(), strict=True))

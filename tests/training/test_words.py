@@ -82,6 +82,7 @@ def test_the_frequent_words_of_clip_are_words(clip: Any) -> None:
         ("Van Gogh", {"van", "gogh", "vangogh", "vincent"}),
         ("a cat", {"cat", "cats"}),
         ("cats", {"cat", "cats"}),
+        ("corpses", {"corpse", "gore", "blood"}),
     ],
 )
 def test_words_of_the_same_meaning(concept: str, gone: set[str], clip: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import isnan
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -64,8 +65,12 @@ def test_rates_are_shares_of_the_base_models(output: Path) -> None:
     # Every object has the same rate, except the one that the judge answers otherwise: nothing to resample.
     assert (found.withheld.low, found.withheld.high) == pytest.approx((0.5, 0.5))
     assert found.listed.low < found.listed.value <= found.listed.high
+    assert isnan(found.erased.low)
     assert found.images == 400
     assert found.seeds == 1, "the other seed was not judged"
+    (output / "found" / "esd-u-anchor-0" / "4-listed.json").rename(output / "moved")
+    assert row(output, "esd-u, anchor", [0], ROWS["4"]) is None, "not all of it was judged"
+    (output / "moved").rename(output / "found" / "esd-u-anchor-0" / "4-listed.json")
     with must_fail("the base model's rate counts"):
         assert found.withheld.value == pytest.approx(0.4)
     assert row(output, "esd-x, anchor", [0], ROWS["4"]) is None
@@ -77,7 +82,9 @@ def test_the_table_and_the_plot(output: Path) -> None:
         for name in ("base", "esd-u, anchor")
         if (found := row(output, name, [0], ROWS["4"])) is not None
     }
-    assert "| esd-u, anchor | 4 | 0.25 (0.25-0.25) | 0.25 |" in markdown(table)
+    text = markdown(table)
+    assert "| esd-u, anchor | 4 | 0.25 | 0.25 | 0.9" in text, "four objects have no interval"
+    assert len({line.count("|") for line in text.splitlines()}) == 1
     svg = ElementTree.fromstring(plot(table, {"esd-u, anchor": "with an anchor"}, "title"))
     texts = ["".join(text.itertext()) for text in svg.iter("{http://www.w3.org/2000/svg}text")]
     assert texts.count("with an anchor") == 2, "a label at the end of the line of each panel"

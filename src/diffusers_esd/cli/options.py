@@ -101,7 +101,7 @@ def add_fields(group: Any, kind: type) -> None:
     for field in fields(kind):
         allowed = get_args(types[field.name]) or (types[field.name],)
         options: dict[str, Any] = {"help": " ".join(described[field.name].split()).replace("%", "%%")}
-        if field.name == "preserve":
+        if field.name in ("anchor", "preserve", "synonyms"):
             options |= {"nargs": "*", "metavar": "PROMPT"}
         elif allowed == (bool,):
             options["action"] = argparse.BooleanOptionalAction
@@ -117,6 +117,8 @@ def given_fields(options: argparse.Namespace, kind: type) -> dict[str, Any]:
     values = {field.name: getattr(options, field.name) for field in fields(kind) if hasattr(options, field.name)}
     if values.get("preserve") == ["vocabulary"]:
         values["preserve"] = "vocabulary"
+    if len(values.get("anchor", ())) == 1:
+        values["anchor"] = values["anchor"][0]
     return values
 
 

@@ -51,7 +51,8 @@ def _calibrate(options: argparse.Namespace) -> None:
     from ..stacks.recipe import Recipe, check_file
 
     check_file(options.output)
-    scales = calibrate(load_pipeline(options), _given_scales(options))
+    given = _given_scales(options)
+    scales = calibrate(load_pipeline(options), given)
     for source, scale in scales.items():
         print(f"{source}={scale:.3f}")
     print(Recipe.of(scales).save(options.output))
@@ -63,7 +64,10 @@ def _refine(options: argparse.Namespace) -> None:
 
     check_folder(options.output)
     erasures, fields = read_erasures(options.erasures), {"rank": options.rank, "name": options.name}
-    print_saved(refine(load_pipeline(options), erasures, iterations=options.iterations, **fields), options.output)
+    erasure = refine(load_pipeline(options), erasures, iterations=options.iterations, **fields)
+    print_saved(erasure, options.output)
+    if not erasure.provenance.complete:
+        raise KeyboardInterrupt
 
 
 def _merge(options: argparse.Namespace) -> None:

@@ -30,6 +30,7 @@ from .sources import Sources, check_base, read_sources
 
 _STEPS, _TRAJECTORIES = 6, 4  # of the probes: 24 states of each concept
 _TOLERANCE = 0.02  # in alignment
+_EFFECT = 0.05  # an erasure that lowers the alignment by less than this does not erase its concept
 _HALVINGS = 5  # of the common factor, and then of each scale
 
 Excess = Callable[[Sequence[float]], list[float]]
@@ -52,7 +53,7 @@ def calibrate(pipe: Any, erasures: Sources, *, family: Family | None = None) -> 
     Raises:
         TypeError: If a scale is not a number, or the kind of pipeline is unknown.
         ValueError: If there is no source, a largest scale is not above 0, two erasures have the same name or
-            weights, or one does not fit the pipeline.
+            weights, one does not fit the pipeline, or one does not lower the alignment of its concepts.
         FileNotFoundError: If there is no erasure at a path or Hub id.
 
     Warns:
@@ -83,10 +84,16 @@ def _calibrated(loaded: _Loaded, largest: Sequence[float]) -> list[float]:
     """The smallest scales that satisfy all bounds."""
     bounds, unreachable = [], []
     alone = [loaded.alone(i, scale) for i, scale in enumerate(largest)]
+    for i, values in enumerate(alone):
+        if all(value > intact - _EFFECT for value, intact in zip(values, loaded.intact(i), strict=True)):
+            raise ValueError(
+                f"The erasure of {', '.join(loaded.concepts(i))} leaves it intact: there is nothing to calibrate. "
+                "Leave it out, or give an imported erasure the concept that it erases."
+            )
     for i, together in enumerate(loaded.together(largest)):
         bounds.append([max(pair) + _TOLERANCE for pair in zip(alone[i], together, strict=True)])
         rows = zip(loaded.concepts(i), together, alone[i], strict=True)
-        unreachable += [concept for concept, value, bound in rows if value > bound + _TOLERANCE]
+        unreachable += [concept for concept, value, value_alone in rows if value > value_alone + _TOLERANCE]
     if unreachable:
         warn_user(
             f"Together, the erasures leave more of {', '.join(unreachable)} than alone, even at their largest scales; "
@@ -149,6 +156,10 @@ class _Loaded:
     def concepts(self, i: int) -> list[str]:
         """The concepts of an erasure."""
         return list(self._probes[i])
+
+    def intact(self, i: int) -> list[float]:
+        """The alignments of the base model."""
+        return [probe.intact for probe in self._probes[i].values()]
 
     def alone(self, i: int, scale: float) -> list[float]:
         """Alignments of the concepts of an erasure, with no other active."""

@@ -8,7 +8,6 @@ stays fixed, so the result answers only what its parts answered.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -17,22 +16,22 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from .. import adapter
-from ..arguments import integer_from
 from ..config import ESDConfig
-from ..denoiser import adapter_names, check_denoiser, check_name, switched_off
+from ..denoiser import adapter_names, check_name
 from ..erasure import Erasure
-from ..families import Family, checked_family
+from ..families import Family
 from ..groups import Selection, names_pattern
 from ..limits import Limits
 from ..low_rank import Layers
 from ..names import default_name
 from ..run import RunConfig
-from ..training.memory import without_group_offloading
+from ..training.encoding import warn_of_long
 from ..training.progress import Progress
-from ..training.prompts import check_concepts, choose
-from ..training.surroundings import own_settings
+from ..training.prompts import check_concepts, choose, given_prompts
+from ..training.surroundings import trainable
 from ..training.task import Task
 from ..training.train import train
+from ..training.trainer import ESDTrainer
 from .merge import merge
 from .sources import Sources, check_base, read_all
 
@@ -68,59 +67,51 @@ def refine(
         family: The family of the pipeline; `None` finds it by the pipeline's class.
         callback: Called after every iteration.
         overrides: Fields of `ESDConfig` to change. The others are those of the first part that has a configuration;
-            anchors and synonyms are those of all parts, and training does not stop early.
+            anchors and synonyms are those of all parts, something is always preserved, and training does not stop
+            early.
 
     Returns:
         The erasure. `provenance.origin` is `"refined"`, and `provenance.parts` names the parts and their scales.
 
     Raises:
         TypeError: If a scale, the rank or a field has the wrong type.
-        ValueError: If there is no source, a part was trained with `erase_from`, the erasures do not fit the pipeline or
-            one another, or a field follows from them and cannot be changed.
+        ValueError: If there is no source, the configuration of a part has `erase_from`, the erasures do not fit the
+            pipeline or one another, or a field follows from them and cannot be changed.
         FileNotFoundError: If there is no erasure at a path or Hub id.
 
     Warns:
         UserWarning: If the iterations are too few for so many concepts.
     """
     parts = read_all(erasures)
-    family = checked_family(pipe, family)
-    denoiser = family.denoiser
-    check_denoiser(denoiser)
-    for erasure, _ in parts:
-        check_base(erasure, pipe)
     if len(dict(parts)) < len(parts):
         raise ValueError("An erasure is given twice; give each once, with its scale.")
-    merged = merge(dict(parts), rank=None if rank is None else integer_from(1)("rank", rank))
-    config = _config(parts, merged, iterations, overrides)
-    concepts = check_concepts(merged.provenance.concepts, config)
+    for erasure, _ in parts:
+        check_base(erasure, pipe)
+    config = _config(parts, iterations, rank, overrides)
+    # It checks the pipeline and the settings.
+    trainer = ESDTrainer(pipe, config, run=run, limits=limits, family=family)
+    family, denoiser = trainer.family, trainer.family.denoiser
+    concepts = check_concepts(_anchors(parts), config)
     name = name if name is not None else default_name(concepts)
     check_name(denoiser, name)
+    merged = merge(dict(parts), rank=rank)
     start = balanced(merged.layers(), [erasure.layers() for erasure, _ in parts])
-    selection = Selection(config.group, tuple(start), names_pattern(start))
-    limits = limits or Limits()
-    with ExitStack() as exits:
-        exits.callback(family.pipe.maybe_free_model_hooks)
-        exits.enter_context(own_settings(family.device))
-        exits.enter_context(without_group_offloading(denoiser))
-        exits.enter_context(adapter.as_found(denoiser))
-        exits.enter_context(switched_off(denoiser, _loaded(denoiser, merged.provenance.component, parts)))
+    config = replace(config, rank=merged.rank)
+    with adapter.as_found(denoiser), trainable(family, _loaded(denoiser, family.component, parts)):
+        warn_of_long(family, given_prompts(config, concepts))
         task = Task(
             family=family,
             config=config,
-            run=run or RunConfig(),
-            limits=limits,
+            run=trainer.run,
+            limits=trainer.limits,
             name=name,
-            selection=selection,
-            prompts=choose(family, config, limits, concepts),
+            selection=Selection(config.group, tuple(start), names_pattern(start)),
+            prompts=choose(family, config, trainer.limits, concepts),
             start=start,
         )
         refined = train(task, callback)
-    provenance = replace(
-        refined.provenance,
-        origin="refined",
-        parts=merged.provenance.parts,
-        rank_error=merged.provenance.rank_error,
-    )
+    origin = merged.provenance
+    provenance = replace(refined.provenance, origin="refined", parts=origin.parts, rank_error=origin.rank_error)
     return replace(refined, provenance=provenance)
 
 
@@ -149,29 +140,43 @@ def balanced(layers: Layers, parts: Sequence[Layers]) -> dict[str, tuple[Tensor,
 
 
 def _config(
-    parts: Sequence[tuple[Erasure, float]], merged: Erasure, iterations: int, overrides: dict[str, Any]
+    parts: Sequence[tuple[Erasure, float]], iterations: int, rank: int | None, overrides: dict[str, Any]
 ) -> ESDConfig:
-    """What the refinement learns."""
+    """What the refinement learns; the rank is an upper bound."""
     if fixed := sorted(_FIXED & overrides.keys()):
         raise ValueError(f"`{fixed[0]}` cannot be changed in a refinement: it follows from the erasures.")
     configs = [erasure.config for erasure, _ in parts if erasure.config is not None]
-    first, provenance = configs[0] if configs else ESDConfig(), merged.provenance
     if any(config.erase_from is not None for config in configs):
         raise ValueError("An erasure with `erase_from` cannot be refined: the others erase their concepts themselves.")
-    groups = {config.group for config in configs}
-    group = groups.pop() if len(groups) == 1 and len(configs) == len(parts) else names_pattern(merged.layers())
+    first, anchors = configs[0] if configs else ESDConfig(), _anchors(parts)
+    groups = {None if erasure.config is None else erasure.config.group for erasure, _ in parts}
+    group = groups.pop() if len(groups) == 1 else None
+    # What one part preserves, another may erase. Without anything to preserve, nothing holds the sum back.
+    listed = first.preserve if isinstance(first.preserve, str) else tuple(p for p in first.preserve if p not in anchors)
+    preserve = overrides.get("preserve", listed or "vocabulary")
+    synonyms = dict.fromkeys(word for config in configs for word in config.synonyms)
     fields = {
         **first.to_dict(),
-        "group": group,
-        "rank": merged.rank,
+        "group": group or names_pattern(dict.fromkeys(layer for erasure, _ in parts for layer in erasure.layers())),
+        "rank": sum(erasure.rank for erasure, _ in parts) if rank is None else rank,
         "lora_alpha": None,
         "iterations": iterations,
-        "anchor": tuple(provenance.anchors.get(concept, "") for concept in provenance.concepts),
-        "synonyms": tuple(dict.fromkeys(word for config in configs for word in config.synonyms)),
+        "anchor": tuple(anchors.values()),
+        "preserve": preserve,
+        "synonyms": tuple(synonyms) if preserve == "vocabulary" else (),
         "preserve_weight": first.loss_weight or _PRESERVE_WEIGHT,
         "stop_at_alignment": None,
     }
     return ESDConfig.from_dict({**fields, **overrides})
+
+
+def _anchors(parts: Sequence[tuple[Erasure, float]]) -> dict[str, str]:
+    """All concepts, and the anchor of each."""
+    anchors: dict[str, str] = {}
+    for erasure, _ in parts:
+        for concept in erasure.provenance.concepts:
+            anchors.setdefault(concept, erasure.provenance.anchors.get(concept, ""))
+    return anchors
 
 
 def _loaded(denoiser: Any, component: str, parts: Sequence[tuple[Erasure, float]]) -> list[str]:

@@ -40,22 +40,29 @@ def stack(pipe: DiffusionPipeline, erasures: Sources, *, calibrate: bool = False
     Warns:
         UserWarning: If an erasure was trained on another model of the same architecture, or a scale is negative.
     """
-    given = with_scales(calibrated(pipe, erasures) if calibrate else erasures)
+    given = with_scales(erasures)
     component, denoiser = find_denoiser(pipe)
     check_denoiser(denoiser)
     present = adapter_names(denoiser)
     scales: dict[str, float] = {}
+    parts: list[Erasure] = []
     new: list[Erasure] = []
     for source, scale in given:
         if isinstance(source, str) and source in present:
+            if calibrate:
+                raise ValueError(f"`calibrate` needs erasures, got {source!r}, the name of an adapter on the pipeline.")
             _add(scales, source, scale)
             continue
         for erasure, part_scale in read_parts(source, scale):
             _add(scales, erasure.name, part_scale)
+            parts.append(erasure)
             check_base(erasure, pipe)
             if not adapter.is_loaded(denoiser, erasure.name, component, erasure.weights):
                 check_name(denoiser, erasure.name)
                 new.append(erasure)
+    if calibrate:
+        found = calibrated(pipe, {erasure: scales[erasure.name] for erasure in parts})
+        scales = {erasure.name: scale for erasure, scale in found.items()}
     loaded: list[str] = []
     try:
         for erasure in new:

@@ -78,7 +78,8 @@ class AnchorFinder:
         self._candidates: dict[str, list[str]] = {}
         if config.anchor == "auto":
             self._candidates = {
-                concept: generic(family, [concept], config.synonyms, limits)[: limits.anchor_candidates]
+                # What is erased beside it is not an anchor either.
+                concept: generic(family, [concept], [*config.synonyms, *concepts], limits)[: limits.anchor_candidates]
                 for concept in concepts
             }
             self.prompts = [prompt for prompts in self._candidates.values() for prompt in prompts]

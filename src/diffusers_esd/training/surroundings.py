@@ -1,11 +1,15 @@
-"""The caller's PyTorch settings: a training does not depend on them."""
+"""What a training changes around it while it runs: PyTorch's settings, offloading, other adapters."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
+
+from ..denoiser import switched_off
+from ..families import Family
+from .memory import without_group_offloading
 
 
 @contextmanager
@@ -22,4 +26,21 @@ def own_settings(device: torch.device) -> Iterator[None]:
         stack.enter_context(torch.enable_grad())
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
+        yield
+
+
+@contextmanager
+def trainable(family: Family, beside: Collection[str]) -> Iterator[None]:
+    """The denoiser as a training needs it, and afterwards as it was.
+
+    Args:
+        family: The family.
+        beside: Names of adapters that are switched off inside.
+    """
+    with ExitStack() as stack:
+        # The pipeline's offloaded models are offloaded again, as after one of its own calls.
+        stack.callback(family.pipe.maybe_free_model_hooks)
+        stack.enter_context(own_settings(family.device))
+        stack.enter_context(without_group_offloading(family.denoiser))
+        stack.enter_context(switched_off(family.denoiser, beside))
         yield

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, fields
 from importlib.util import find_spec
 from typing import Any, Literal, overload
@@ -14,7 +13,7 @@ from typing import Any, Literal, overload
 from diffusers import DiffusionPipeline
 
 from ..config import ESDConfig
-from ..denoiser import base_layers, check_denoiser, check_name, check_present, switched_off
+from ..denoiser import base_layers, check_denoiser, check_name, check_present
 from ..erasure import Erasure
 from ..families import Family, Schedule, checked_family
 from ..groups import Selection, select
@@ -22,11 +21,10 @@ from ..limits import Limits
 from ..names import default_name
 from ..run import RunConfig
 from .encoding import warn_of_long
-from .memory import without_group_offloading
 from .plan import Plan
 from .progress import Progress
 from .prompts import check_concepts, choose, given_prompts
-from .surroundings import own_settings
+from .surroundings import own_settings, trainable
 from .task import Task
 from .train import plan, train
 
@@ -136,14 +134,8 @@ class ESDTrainer:
         check_name(denoiser, name)
         beside = (beside,) if isinstance(beside, str) else tuple(beside)
         check_present(denoiser, beside)
-        with ExitStack() as exits:
-            # The pipeline's offloaded models are offloaded again, as after one of its own calls.
-            exits.callback(self.family.pipe.maybe_free_model_hooks)
-            exits.enter_context(own_settings(self.family.device))
+        with trainable(self.family, beside):
             warn_of_long(self.family, given_prompts(self.config, concepts))
-            prompts = choose(self.family, self.config, self.limits, concepts)
-            exits.enter_context(without_group_offloading(denoiser))
-            exits.enter_context(switched_off(denoiser, beside))
             task = Task(
                 family=self.family,
                 config=self.config,
@@ -151,7 +143,7 @@ class ESDTrainer:
                 limits=self.limits,
                 name=name,
                 selection=selection,
-                prompts=prompts,
+                prompts=choose(self.family, self.config, self.limits, concepts),
                 beside=beside,
             )
             return plan(task) if dry_run else train(task, callback)

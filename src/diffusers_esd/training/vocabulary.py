@@ -118,18 +118,22 @@ def generic(family: Family, concepts: Sequence[str], synonyms: Sequence[str], li
     the concepts as a synonym, and prompts with a word that the tokenizer does not know.
     """
     allowed = _generic(family, [*concepts, *synonyms], limits)
-    if len(allowed) < 2:  # a single one has no mean of all from which its distance could be measured
+    # The mean of all is that of frequent words as well: of a few prompts alone it would say nothing.
+    compared = list(dict.fromkeys([*allowed, *(f"a {word}" for word in words(family.tokenizer)[: limits.neighbours])]))
+    if len(compared) < 2:
         return allowed
-    near = dict(zip(allowed, nearness(family, allowed, concepts).tolist(), strict=True))
+    near = dict(zip(compared, nearness(family, compared, concepts).tolist(), strict=True))
     return [prompt for prompt in sorted(allowed, key=lambda prompt: -near[prompt]) if near[prompt] < limits.near]
 
 
-def neighbours(family: Family, concepts: Sequence[str], n: int, *, limits: Limits) -> list[str]:
+def neighbours(
+    family: Family, concepts: Sequence[str], n: int, *, synonyms: Sequence[str] = (), limits: Limits
+) -> list[str]:
     """Prompts of the n words of the vocabulary that are nearest to the concepts, synonyms left out.
 
     They are what an erasure changes first. If the tokenizer does not mark words, there are none.
     """
-    return [f"a {word}" for word in _choose(family, concepts, (), limits).near[:n]]
+    return [f"a {word}" for word in _choose(family, concepts, synonyms, limits).near[:n]]
 
 
 def _choose(family: Family, concepts: Sequence[str], synonyms: Sequence[str], limits: Limits) -> _Chosen:

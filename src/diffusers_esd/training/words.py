@@ -56,11 +56,11 @@ def words_of(prompts: Iterable[str]) -> set[str]:
 def same_meaning(prompts: Iterable[str]) -> set[str]:
     """Words that mean what prompts name: their own, singular and plural, and the groups of `SYNONYMS` they are in."""
     own = words_of(prompts)
+    own |= {word.removesuffix(ending) for word in own for ending in ("s", "es") if word.endswith(ending)}
     for group in SYNONYMS:
         if own & group:
             own |= group
-    singular = {word.removesuffix(ending) for word in own for ending in ("s", "es") if word.endswith(ending)}
-    return own | singular | {word + ending for word in own for ending in ("s", "es")}
+    return own | {word + ending for word in own for ending in ("s", "es")}
 
 
 def _proper(text: str, *, ends: bool) -> list[str]:
