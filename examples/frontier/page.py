@@ -26,6 +26,7 @@ def markdown(table: Table) -> str:
         for n, row in rows.items():
             unnamed = f"{row.unnamed.value:.3f} ({row.unnamed_of_base.value:.2f} of base)"
             kept = (row.listed, row.withheld, row.styles)
+            images = f"{row.images // row.seeds} x {row.seeds}"
             cells = (name, n, row.erased, f"{row.worst:.2f}", *kept, unnamed, row.siblings, images)
             lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"
