@@ -127,13 +127,24 @@ def test_an_erasure_without_effect_and_an_adapters_name_are_refused(erasures: tu
     assert adapter_names(pipe.unet) == ["no-a-cat"]
 
 
+def lowers(erasure: Erasure, concept: str) -> bool:
+    """Whether an erasure lowers the alignment of a concept."""
+    erasure = replace(erasure, provenance=replace(erasure.provenance, concepts=(concept,)))
+    return erasure.check(tiny_pipeline(), prompts=["a cat"], num_inference_steps=6).named[concept] < 0.9
+
+
 def test_what_cannot_be_reached_is_named(erasures: tuple[Erasure, Erasure]) -> None:
-    cat, _ = erasures
-    pipe = tiny_pipeline()
-    against = merge({cat: -1.0}, name="against")
-    against = replace(against, provenance=replace(against.provenance, concepts=("a bus",)))
-    with pytest.warns(UserWarning, match=r"^Together, the erasures leave more of .*, even at their largest scales;"):
-        calibrate(pipe, [cat, against])
+    """An erasure and its opposite: together, they do nothing."""
+    both = [merge({erasures[0]: scale}, name=name) for name, scale in (("there", 1.0), ("back", -1.0))]
+    words = ("a cat", "a bus", "food", "a tree", "a dog", "art", "a church", "a key", "an owl", "a lamp")
+    named = []
+    for erasure in both:
+        concept = next(word for word in words if lowers(erasure, word))
+        named.append(replace(erasure, provenance=replace(erasure.provenance, concepts=(concept,))))
+    first, second = (erasure.provenance.concepts[0] for erasure in named)
+    message = rf"^Together, the erasures leave more of {first}, {second} than alone, even at their largest scales;"
+    with pytest.warns(UserWarning, match=message):
+        calibrate(tiny_pipeline(), named)
 
 
 @pytest.mark.parametrize(
