@@ -97,7 +97,7 @@ def refine(
     merged = merge(dict(parts), rank=rank)
     start = balanced(merged.layers(), [erasure.layers() for erasure, _ in parts])
     config = replace(config, rank=merged.rank)
-    with adapter.as_found(denoiser), trainable(family, _loaded(denoiser, family.component, parts)):
+    with trainable(family, _loaded(denoiser, family.component, parts)), adapter.as_found(denoiser):
         warn_of_long(family, given_prompts(config, concepts))
         task = Task(
             family=family,
