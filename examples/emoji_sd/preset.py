@@ -1,7 +1,7 @@
 """A preset: which words a model of this kind knows, how large it is and how it is trained.
 
 `small` is the model whose weights are in `weights/`. `large` knows five times as many objects, with synonyms; its
-weights are not here, and `train_commands` makes them.
+weights are not here; `train_commands` lists the commands that make them.
 """
 
 from __future__ import annotations

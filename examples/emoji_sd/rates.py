@@ -1,8 +1,8 @@
 """Rates: how often the judge recognises in an image what its prompt names.
 
 The demo, the tests and the benchmarks use these rates: of the erased concept, of the other objects and of the styles.
-The base model is measured on the same prompts and seeds. Chance is 1 in 40 for an object (1 in
-200 of the preset `large`) and 1 in 5 for a style.
+The base model is measured on the same prompts and seeds. Chance is 1 in 40 for an object (1 in 200 with the preset
+`large`) and 1 in 5 for a style.
 """
 
 from __future__ import annotations
