@@ -22,7 +22,7 @@ LISTED = tuple(word for word in OBJECTS if word not in (*ERASED, *WITHHELD))
 Words = tuple[str, ...]
 """What is erased together: objects, or one style."""
 ROWS: dict[str, list[Words]] = {
-    "1": [(word,) for word in OBJECTS],
+    "1": [(word,) for word in ERASED],
     "a style": [(style,) for style in STYLES],
     **{str(n): [ERASED[:n]] for n in (4, 8, 16)},
 }
@@ -84,7 +84,7 @@ def pictures(category: Category, words: Words) -> list[Picture]:
         if style:
             return [(phrase(word), word, "") for word in OBJECTS]
         classes = list(CLASSES) if several else [class_of(words[0])]
-        return [(phrase(name), name, "") for name in classes for _ in range(16 if several else 40)]
+        return [(phrase(name), name, "") for name in classes for _ in range(16 if several else 24)]
     if category == "erased":
         objects, styles = (OBJECTS, list(words)) if style else (words, list(STYLES))
         pairs = [(word, name) for word in objects for name in styles]

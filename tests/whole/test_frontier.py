@@ -25,7 +25,7 @@ def test_a_quarter_is_withheld_and_rows_have_400_images() -> None:
         for category in CATEGORIES:
             named = {word for _, word, _ in pictures(category, words)}
             assert named.isdisjoint(words) or category == "erased"
-    assert ROWS["1"] == [(word,) for word in OBJECTS]
+    assert ROWS["1"] == [(word,) for word in ERASED]
     assert {style for _, _, style in pictures("listed", ("mono",))} == {*STYLES} - {"mono"}
 
 
