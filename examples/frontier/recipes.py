@@ -56,7 +56,8 @@ def _recipes() -> dict[str, Recipe]:
     for group in groups:
         found |= {
             f"{group}, paper": Recipe("stack", fields=plain(group)),
-            f"{group}, default": Recipe("stack", fields=settings(group)),
+            # In a stack a small learning rate keeps more than a large one.
+            f"{group}, default": Recipe("stack", fields={**settings(group), "learning_rate": 1e-3}),
             f"{group}, anchor": Recipe("stack", fields=settings(group, anchor=True)),
             f"{group}, calibrated": Recipe("calibrated", of=f"{group}, anchor"),
             f"{group}, refined": Recipe("refined", of=f"{group}, anchor"),
