@@ -12,21 +12,21 @@ from diffusers_esd.config import Group
 
 _COMMON: dict[str, Any] = {"num_inference_steps": 25, "batch_size": 4, "learning_rate": 1e-3}
 
-_ANCHOR_U: dict[str, Any] = {"anchor": "auto", "stop_at_alignment": -0.35, "learning_rate": 2e-3}
-
 
 def settings(group: Group, *, style: bool = False, anchor: bool = False) -> dict[str, Any]:
     """Fields of `ESDConfig` for this model.
 
     Training stops at an alignment, which is lower for `esd-u` and a style. `esd-u`, which a loss holds back, needs a
-    larger learning rate to get there. An anchor is nearer to the concept than the empty prompt, so training goes further
-    beyond it.
+    larger learning rate to get there. An anchor is nearer to the concept than the empty prompt, so training goes
+    further beyond it.
     """
-    enough = -0.2 if group == "esd-u" or style else -0.05
-    fields = {**_COMMON, "group": group, "rank": 4, "iterations": 240, "stop_at_alignment": enough}
-    if group == "esd-u":
-        return {**fields, "learning_rate": 3e-3} if not anchor else {**fields, **_ANCHOR_U}
-    return {**fields, "anchor": "auto", "stop_at_alignment": -0.2} if anchor else fields
+    global_layers = group == "esd-u"
+    fields = {**_COMMON, "group": group, "rank": 4, "iterations": 240}
+    if anchor:
+        fields |= {"anchor": "auto", "stop_at_alignment": -0.35 if global_layers else -0.2}
+        return fields | ({"learning_rate": 2e-3} if global_layers else {})
+    fields |= {"stop_at_alignment": -0.2 if global_layers or style else -0.05}
+    return fields | ({"learning_rate": 3e-3} if global_layers else {})
 
 
 def plain(group: Group) -> dict[str, Any]:
