@@ -51,7 +51,7 @@ def test_files_of_an_earlier_version_are_read(changes: dict[str, Any], origin: s
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"origin": "found"}, "`origin`: expected one of 'trained', 'merged', 'imported', got 'found'"),
+        ({"origin": "found"}, "`origin`: expected one of 'trained', 'merged', 'refined', 'imported', got 'found'"),
         ({"layers": -1}, "`layers`: expected 0 or more, got -1"),
         ({"layers": True}, "`layers`: expected a whole number, got True"),
         ({"concepts": "a cat"}, "`concepts`: expected a list, got 'a cat'"),

@@ -70,7 +70,11 @@ def test_layers_that_see_the_timestep_alone_are_left_out(erased: Erasure) -> Non
 
 
 def test_layers_hardly_answer_preserved_pictures_that_they_were_not_fitted_to(erased: Erasure) -> None:
-    """Leaks measured anew, on other noises, by hand; one layer of ten may be just above its bound."""
+    """Leaks measured anew, by hand: on images of objects in two styles, not on the vocabulary, and with other noises.
+
+    The bound holds for the vocabulary's average, on 64 trajectories, and layers are chosen by it. So some are above it
+    here: with one noise 7 to 13 of 43, depending on its seed.
+    """
     family = family_for(load())
     schedule = family.schedule(Limits().steps, family.latent_shape(None), 3.0)
     rows = {name: a.flatten(1) for name, (a, _) in erased.layers().items()}
@@ -90,11 +94,13 @@ def test_layers_hardly_answer_preserved_pictures_that_they_were_not_fitted_to(er
         return total
 
     others = [phrase(word, style) for word in OBJECTS if word != "cat" for style in ("noto", "mono")]
-    of_others, of_cats = answers(others, 1), answers(["a cat", *[phrase("cat", style) for style in STYLES]] * 8, 2)
-    found = {name: of_others[name] / of_cats[name] for name in rows}
+    cats = ["a cat", *[phrase("cat", style) for style in STYLES]] * 8
+    pairs = [(answers(others, seed), answers(cats, seed + 1)) for seed in (1, 11, 21)]
+    found = {name: sum(o[name] for o, _ in pairs) / sum(c[name] for _, c in pairs) for name in rows}
     bound = Limits().largest_leak
-    assert sum(leak > bound for leak in found.values()) <= 0.1 * len(found), found
-    assert max(found.values()) < 1.5 * bound, found
+    assert sum(leak > bound for leak in found.values()) <= 0.3 * len(found), found
+    assert sum(found.values()) / len(found) < 0.8 * bound
+    assert max(found.values()) < 1.3 * bound, found
     with must_fail("a layer of the group that was left out answers them"):
         name = "down_blocks.0.resnets.0.time_emb_proj"
         assert name in rows

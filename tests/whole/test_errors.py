@@ -73,7 +73,7 @@ def test_an_error_after_the_last_iteration_leaves_no_trace(monkeypatch: pytest.M
         raise KeyboardInterrupt
 
     pipe = tiny_pipeline()
-    monkeypatch.setattr("diffusers_esd.training.trainer.record", fail)
+    monkeypatch.setattr("diffusers_esd.training.train.record", fail)
     with pytest.raises(KeyboardInterrupt):
         ESDTrainer(pipe, **QUICK).erase("a cat")
     assert not getattr(pipe.unet, "peft_config", {})
