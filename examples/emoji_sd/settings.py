@@ -16,8 +16,8 @@ _COMMON: dict[str, Any] = {"num_inference_steps": 25, "batch_size": 4, "learning
 def settings(group: Group, *, style: bool = False, anchor: bool = False) -> dict[str, Any]:
     """Fields of `ESDConfig` for this model.
 
-    Training stops at an alignment, which is lower for `esd-u` and a style. `esd-u`, which a loss holds back, needs a
-    larger learning rate to get there. An anchor is nearer to the concept than the empty prompt, so training goes
+    Training stops at an alignment, which is lower for `esd-u`, and lowest for a style. `esd-u`, which a loss holds back,
+    needs a larger learning rate to get there. An anchor is nearer to the concept than the empty prompt, so training goes
     further beyond it.
     """
     global_layers = group == "esd-u"
@@ -25,7 +25,7 @@ def settings(group: Group, *, style: bool = False, anchor: bool = False) -> dict
     if anchor:
         fields |= {"anchor": "auto", "stop_at_alignment": -0.35 if global_layers else -0.2}
         return fields | ({"learning_rate": 2e-3} if global_layers else {})
-    fields |= {"stop_at_alignment": -0.2 if global_layers or style else -0.05}
+    fields |= {"stop_at_alignment": -0.6 if style else -0.2 if global_layers else -0.05}
     return fields | ({"learning_rate": 3e-3} if global_layers else {})
 
 
