@@ -16,9 +16,9 @@ _COMMON: dict[str, Any] = {"num_inference_steps": 25, "batch_size": 4, "learning
 def settings(group: Group, *, style: bool = False, anchor: bool = False) -> dict[str, Any]:
     """Fields of `ESDConfig` for this model.
 
-    Training stops at an alignment, which is lower for `esd-u`, and lowest for a style. `esd-u`, which a loss holds back,
-    needs a larger learning rate to get there. An anchor is nearer to the concept than the empty prompt, so training goes
-    further beyond it.
+    Training stops at an alignment, which is lower for `esd-u`, and lowest for a style. `esd-u`, which a loss holds
+    back, needs a larger learning rate to get there. An anchor is nearer to the concept than the empty prompt, so
+    training goes further beyond it.
     """
     global_layers = group == "esd-u"
     fields = {**_COMMON, "group": group, "rank": 4, "iterations": 240}
