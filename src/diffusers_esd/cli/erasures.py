@@ -15,8 +15,8 @@ from .options import (
     add_model,
     load_pipeline,
     load_stored_pipeline,
-    print_saved,
     read_erasures,
+    save_and_print,
 )
 
 _LABELS = {
@@ -97,7 +97,7 @@ def _import(options: argparse.Namespace) -> None:
 
     pipe = load_stored_pipeline(options)
     erasure = import_erasure(options.file, pipe, concept=options.concept, name=options.name, rank=options.rank)
-    print_saved(erasure, options.output)
+    save_and_print(erasure, options.output)
 
 
 def _push(options: argparse.Namespace) -> None:

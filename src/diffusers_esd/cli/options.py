@@ -122,7 +122,7 @@ def given_fields(options: argparse.Namespace, kind: type) -> dict[str, Any]:
     return values
 
 
-def print_saved(erasure: Any, folder: Path) -> None:
+def save_and_print(erasure: Any, folder: Path) -> None:
     """Save an erasure; print its folder and, if its rank was lowered, the error."""
     print(erasure.save_pretrained(folder))
     if erasure.provenance.rank_error:

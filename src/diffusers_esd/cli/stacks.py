@@ -11,10 +11,10 @@ from .options import (
     add_model,
     load_pipeline,
     load_stored_pipeline,
-    print_saved,
     read_erasures,
+    save_and_print,
     with_scale,
-)  # fmt: skip
+)
 
 
 def add_commands(commands: Any) -> None:
@@ -65,7 +65,7 @@ def _refine(options: argparse.Namespace) -> None:
     check_folder(options.output)
     erasures, fields = read_erasures(options.erasures), {"rank": options.rank, "name": options.name}
     erasure = refine(load_pipeline(options), erasures, iterations=options.iterations, **fields)
-    print_saved(erasure, options.output)
+    save_and_print(erasure, options.output)
     if not erasure.provenance.complete:
         raise KeyboardInterrupt
 
@@ -73,7 +73,7 @@ def _refine(options: argparse.Namespace) -> None:
 def _merge(options: argparse.Namespace) -> None:
     from ..stacks.merge import merge
 
-    print_saved(merge(read_erasures(options.erasures), rank=options.rank, name=options.name), options.output)
+    save_and_print(merge(read_erasures(options.erasures), rank=options.rank, name=options.name), options.output)
 
 
 def _bake(options: argparse.Namespace) -> None:
