@@ -1,7 +1,7 @@
 """A preset: which words a model of this kind knows, how large it is and how it is trained.
 
 `small` is the model whose weights are in `weights/`. `large` knows five times as many objects, with synonyms; its
-weights are not here; `train_commands` lists the commands that make them.
+weights are in `weights_large/`.
 """
 
 from __future__ import annotations
@@ -109,12 +109,12 @@ SMALL = Preset(
 LARGE = Preset(
     name="large",
     vocabulary=LARGE_VOCABULARY,
-    weights=CACHE / "large" / "weights",
+    weights=Path(__file__).parent / "weights_large",
     cache=CACHE / "large",
     augmentations=12,
     trainings={
         "autoencoder": Training(5000, 64, 2e-3),
-        "diffusion": Training(8000, 256, 1e-3),
+        "diffusion": Training(3800, 256, 1e-3),
         "judge": Training(2500, 128, 2e-3),
     },
     # Three captions with the object's word and three with each of two synonyms, then the class, the style, nothing.

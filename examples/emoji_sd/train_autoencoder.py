@@ -14,7 +14,10 @@ import torch
 from diffusers import AutoencoderKL
 
 from .data import SIZE, to_model
-from .loop import arguments, images, train
+from .loop import Batch, arguments, images, train
+
+LATENTS = 8
+"""Channels of the latents."""
 
 
 def build() -> AutoencoderKL:
@@ -24,7 +27,7 @@ def build() -> AutoencoderKL:
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(16, 32, 64, 128),
         layers_per_block=1,
-        latent_channels=8,
+        latent_channels=LATENTS,
         norm_num_groups=8,
         sample_size=SIZE,
     )
@@ -42,16 +45,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.manual_seed(options.seed)
     vae = build().to(memory_format=torch.channels_last)
 
-    def loss(generator: torch.Generator) -> torch.Tensor:
+    def batch(generator: torch.Generator) -> Batch:
         index = torch.randint(len(data), (options.batch,), generator=generator)
         x = to_model(data[index].to(options.device)).contiguous(memory_format=torch.channels_last)
+        return x, torch.randn((options.batch, LATENTS, SIZE // 8, SIZE // 8), generator=generator).to(options.device)
+
+    def loss(x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         posterior = vae.encode(x).latent_dist
-        y = vae.decode(posterior.sample(generator)).sample
+        y = vae.decode(posterior.mean + posterior.std * noise).sample
         pixels = (y - x).abs().mean()
         lines = sum((a - b).abs().mean() for a, b in zip(edges(y), edges(x), strict=True))
         return pixels + lines + 1e-6 * posterior.kl().mean()
 
-    train("autoencoder", vae, loss, options)
+    train("autoencoder", vae, batch, loss, options)
     with torch.no_grad():
         latents = [vae.encode(to_model(part.to(options.device))).latent_dist.mean for part in data[::7].split(64)]
     vae.register_to_config(scaling_factor=round(1 / torch.cat(latents).std().item(), 5))

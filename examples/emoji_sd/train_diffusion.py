@@ -19,7 +19,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from .data import to_model
-from .loop import arguments, images, train
+from .loop import Batch, arguments, images, train
 from .preset import Preset
 from .vocabulary import STYLES
 
@@ -142,18 +142,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     table = torch.tensor([[[row[c] for c in words.captions(o, s)] for s in STYLES] for o in words.objects])
     caption_weights = torch.tensor(preset.caption_weights)
 
-    def loss(generator: torch.Generator) -> torch.Tensor:
+    def batch(generator: torch.Generator) -> Batch:
         index = torch.randint(len(mean), (options.batch,), generator=generator)
         kind = torch.multinomial(caption_weights, options.batch, replacement=True, generator=generator)
         text = ids[table[data["objects"][index], data["styles"][index], kind]]
         x_0 = mean[index] + std[index] * torch.randn(mean[index].shape, generator=generator).to(device)
         noise = torch.randn(x_0.shape, generator=generator).to(device)
         t = torch.randint(noise_schedule.config.num_train_timesteps, (options.batch,), generator=generator).to(device)
-        states = model["text"](text.to(device)).last_hidden_state
-        e = model["unet"](noise_schedule.add_noise(x_0, noise, t), t, states).sample
+        return text.to(device), noise_schedule.add_noise(x_0, noise, t), t, noise
+
+    def loss(text: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        e = model["unet"](x_t, t, model["text"](text).last_hidden_state).sample
         return (e - noise).square().mean()
 
-    train("diffusion", model, loss, options)
+    train("diffusion", model, batch, loss, options)
     pipe = pipeline(vae, model["text"], tokens, model["unet"], noise_schedule)
     pipe.to(dtype=torch.float16).save_pretrained(options.output)
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from .data import make, to_model
 from .judge import Judge
-from .loop import arguments, images, train
+from .loop import Batch, arguments, images, train
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.manual_seed(options.seed)
     judge = Judge(options.preset).to(memory_format=torch.channels_last)
 
-    def loss(generator: torch.Generator) -> torch.Tensor:
+    def batch(generator: torch.Generator) -> Batch:
         index = torch.randint(len(data["pictures"]), (options.batch,), generator=generator)
         x = to_model(data["pictures"][index])
         blurred = functional.avg_pool2d(functional.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
@@ -28,11 +28,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         x = torch.lerp(x, blurred, amount)
         noise = torch.rand((options.batch, 1, 1, 1), generator=generator) * 0.15
         x = x + noise * torch.randn(x.shape, generator=generator)
-        objects, styles = judge.logits(x.contiguous(memory_format=torch.channels_last).to(options.device))
         wanted = [data[kind][index].to(options.device) for kind in ("objects", "styles")]
-        return functional.cross_entropy(objects, wanted[0]) + functional.cross_entropy(styles, wanted[1])
+        return x.contiguous(memory_format=torch.channels_last).to(options.device), *wanted
 
-    train("judge", judge, loss, options)
+    def loss(x: torch.Tensor, objects: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
+        of_objects, of_styles = judge.logits(x)
+        return functional.cross_entropy(of_objects, objects) + functional.cross_entropy(of_styles, styles)
+
+    train("judge", judge, batch, loss, options)
     fresh = make(options.preset.vocabulary, 4, options.seed + 1, options.cache)
     judge.to("cpu")
     seen = judge(to_model(fresh["pictures"]))

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 
 import torch
 from diffusers import StableDiffusionPipeline
-from emoji_sd import load, phrase
 from torch import Tensor
 
 from diffusers_esd import Limits
 from diffusers_esd.families import family_for
 from diffusers_esd.training import vocabulary
 from diffusers_esd.training.encoding import Encoded
+
+from .recipes import Ground
 
 
 @dataclass(frozen=True)
@@ -34,16 +35,16 @@ class ClosedForm:
     edit: Tensor
 
     @classmethod
-    def of(cls, words: Sequence[str], withheld: Sequence[str]) -> ClosedForm:
+    def of(cls, pipe: StableDiffusionPipeline, ground: Ground, words: Sequence[str]) -> ClosedForm:
         """The edit for some objects; words that are withheld are not among what is kept."""
-        family = family_for(load())
-        encoded, concepts = Encoded(family), [phrase(word) for word in words]
+        family = family_for(pipe)
+        encoded, concepts = Encoded(family), [ground.vocabulary.phrase(word) for word in words]
 
         def tokens(prompts: Sequence[str]) -> Tensor:
             return torch.cat([states.flatten(0, 1) for _, states in encoded.states(prompts)])
 
         c, c0 = tokens(concepts), tokens([""]).repeat(len(concepts), 1)
-        preserved = vocabulary.preserved(family, concepts, synonyms=withheld, seed=0, limits=Limits())
+        preserved = vocabulary.preserved(family, concepts, synonyms=ground.withheld_words, seed=0, limits=Limits())
         k = tokens(preserved.prompts)
         n = len(c) / len(concepts)
         return cls(torch.linalg.solve((c.T @ c) / n + k.T @ k / len(k), (c0 - c).T @ c / n, left=False))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import log2
 
 from .rates import Row
 
 Table = Mapping[str, Mapping[str, Row]]
-"""Rows by recipe and name, see `recipes.ROWS`."""
-
-_SIZES = ("4", "8", "16")
+"""Rows by recipe and name, see `Ground.rows`."""
 
 _COLOURS = ("#0a7d5a", "#c2410c", "#2563eb", "#a21caf", "#6b7280")
 _DARK = ("#34d399", "#fb923c", "#60a5fa", "#e879f9", "#9ca3af")
@@ -32,7 +30,7 @@ def markdown(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plot(table: Table, lines: Mapping[str, str], title: str) -> str:
+def plot(table: Table, lines: Mapping[str, str], title: str, sizes: Sequence[int]) -> str:
     """An SVG with two panels: what is kept of listed and of withheld objects, by the number of erasures.
 
     It is readable on a light and a dark background, and on a phone: every line has its label at its end.
@@ -41,6 +39,7 @@ def plot(table: Table, lines: Mapping[str, str], title: str) -> str:
         table: The rows.
         lines: Labels by recipe, at most five.
         title: What is shown.
+        sizes: Numbers of erasures, each twice the one before.
     """
     if len(lines) > len(_COLOURS):
         raise ValueError(f"A plot has at most {len(_COLOURS)} lines, got {len(lines)}.")
@@ -56,28 +55,31 @@ def plot(table: Table, lines: Mapping[str, str], title: str) -> str:
         f"@media(prefers-color-scheme:dark){{text{{fill:#e5e7eb}}}}{style}</style>",
     ]
     for k, (field, heading) in enumerate((("listed", "preserved by name"), ("withheld", "in no list"))):
-        parts += _panel(table, lines, field, f"other objects, {heading}, % of the base model", top=30 + 390 * k)
+        parts += _panel(table, lines, field, f"other objects, {heading}, % of the base model", sizes, top=30 + 390 * k)
     return "\n".join([*parts, "</svg>\n"])
 
 
-def _panel(table: Table, lines: Mapping[str, str], field: str, heading: str, top: int) -> list[str]:
+def _panel(
+    table: Table, lines: Mapping[str, str], field: str, heading: str, sizes: Sequence[int], top: int
+) -> list[str]:
     left, right, height = 46, 440, 280
 
     def x(n: str) -> float:
-        return left + (right - left) * (log2(int(n)) - 2) / 2
+        return left + (right - left) * log2(int(n) / sizes[0]) / log2(sizes[-1] / sizes[0])
 
     def y(value: float) -> float:
         return top + 24 + height * (1 - min(value, 1.05) / 1.05)
 
+    names = [str(n) for n in sizes]
     parts = [f'<text x="{left}" y="{top}" font-weight="600">{heading}</text>']
     for share in (0, 0.25, 0.5, 0.75, 1):
         parts.append(f'<line x1="{left}" x2="{right}" y1="{y(share):.1f}" y2="{y(share):.1f}"/>')
         parts.append(f'<text x="{left - 8}" y="{y(share) + 6:.1f}" text-anchor="end">{100 * share:.0f}</text>')
-    parts += [f'<text x="{x(n):.1f}" y="{y(0) + 26:.1f}" text-anchor="middle">{n}</text>' for n in _SIZES]
+    parts += [f'<text x="{x(n):.1f}" y="{y(0) + 26:.1f}" text-anchor="middle">{n}</text>' for n in names]
     parts.append(
         f'<text x="{(left + right) / 2}" y="{y(0) + 48:.1f}" text-anchor="middle">erasures active together</text>'
     )
-    shown = {name: [(n, getattr(table[name][n], field)) for n in _SIZES if n in table.get(name, {})] for name in lines}
+    shown = {name: [(n, getattr(table[name][n], field)) for n in names if n in table.get(name, {})] for name in lines}
     labels = _spread({name: y(values[-1][1].value) for name, values in shown.items() if values})
     for i, name in enumerate(lines):
         if not shown[name]:

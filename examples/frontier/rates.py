@@ -12,15 +12,16 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from math import isnan
-from pathlib import Path
 
 import numpy as np
-from emoji_sd import STYLES, class_of
+from emoji_sd import STYLES
+from emoji_sd.vocabulary import Vocabulary
 
 from .recipes import CATEGORIES, Category, Words
-from .work import result_file
+from .work import Frontier, result_file
 
 _RESAMPLES, _LEAST = 2000, 8
 
@@ -74,18 +75,18 @@ class Row:
     seeds: int
 
 
-def row(output: Path, name: str, seeds: Sequence[int], groups: Sequence[Words]) -> Row | None:
+def row(frontier: Frontier, name: str, seeds: Sequence[int], groups: Sequence[Words]) -> Row | None:
     """The row of a recipe; `None` if it was not judged.
 
     Args:
-        output: The folder.
+        frontier: What was measured.
         name: The recipe.
         seeds: Of training; those that were judged count.
         groups: What is erased together. The row is the mean of all groups.
     """
 
     def is_judged(name: str, seed: int) -> bool:
-        return all(result_file(output, name, seed, w, c).is_file() for w, c in product(groups, CATEGORIES))
+        return all(result_file(frontier, name, seed, w, c).is_file() for w, c in product(groups, CATEGORIES))
 
     seeds = [seed for seed in seeds if is_judged(name, seed)]
     if not seeds or not is_judged("base", 0):
@@ -94,7 +95,7 @@ def row(output: Path, name: str, seeds: Sequence[int], groups: Sequence[Words]) 
     def counts(categories: Sequence[Category], hit: Hit, *, base: bool = False) -> Counts:
         sums: dict[str, list[int]] = defaultdict(lambda: [0, 0])
         for seed, words, category in product([0] if base else seeds, groups, categories):
-            for found in _read(output, "base" if base else name, seed, words, category):
+            for found in _read(frontier, "base" if base else name, seed, words, category):
                 # The images of one of several groups are resampled together.
                 cluster = sums[words[0] if len(groups) > 1 else f"{category} {found[0]}"]
                 cluster[0] += hit(found, words)
@@ -113,7 +114,7 @@ def row(output: Path, name: str, seeds: Sequence[int], groups: Sequence[Words]) 
         styles=share(_is_style, "listed", "withheld"),
         unnamed=_interval(counts(["unnamed"], _is_erased)),
         unnamed_of_base=share(_is_erased, "unnamed"),
-        siblings=share(_is_sibling, "unnamed"),
+        siblings=share(partial(_is_sibling, frontier.ground.vocabulary), "unnamed"),
         images=sum(total for _, total in counts(CATEGORIES, _is_object).values()),
         seeds=len(seeds),
     )
@@ -135,14 +136,14 @@ def _is_erased(found: Found, words: Words) -> bool:
     return found[3 if words[0] in STYLES else 2] in words
 
 
-def _is_sibling(found: Found, words: Words) -> bool:
+def _is_sibling(vocabulary: Vocabulary, found: Found, words: Words) -> bool:
     if words[0] in STYLES:
         return found[3] not in words
-    return class_of(found[2]) == found[0] and found[2] not in words
+    return vocabulary.class_of(found[2]) == found[0] and found[2] not in words
 
 
-def _read(output: Path, name: str, seed: int, words: Words, category: Category) -> list[Found]:
-    return [tuple(found) for found in json.loads(result_file(output, name, seed, words, category).read_text())]
+def _read(frontier: Frontier, name: str, seed: int, words: Words, category: Category) -> list[Found]:
+    return [tuple(found) for found in json.loads(result_file(frontier, name, seed, words, category).read_text())]
 
 
 def _interval(counts: Counts, base: Counts | None = None) -> Interval:

@@ -1,32 +1,86 @@
-"""What is compared: objects, recipes, and the images of a row."""
+"""What is compared: the model, objects, recipes, and the images of a row."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, Literal
 
-from emoji_sd import CLASSES, OBJECTS, STYLES, class_of, phrase, plain, settings
+from emoji_sd import STYLES, plain, settings
+from emoji_sd.preset import PRESETS, PresetName
+from emoji_sd.vocabulary import Vocabulary
 
 from diffusers_esd.config import Group
 
-ERASED = (
-    "dog", "pizza", "rocket", "guitar", "church", "frog", "apple", "bus",
-    "penguin", "banana", "tulip", "clock", "rabbit", "tree", "umbrella", "train",
-)  # fmt: skip
-"""The first n of them are erased."""
-WITHHELD = ("cat", "owl", "panda", "strawberry", "doughnut", "car", "sailboat", "cactus", "key", "lamp")
-"""A quarter of the objects: no list of preserved prompts has their words."""
-LISTED = tuple(word for word in OBJECTS if word not in (*ERASED, *WITHHELD))
-"""The objects that are never erased, and preserved by name."""
-
 Words = tuple[str, ...]
 """What is erased together: objects, or one style."""
-ROWS: dict[str, list[Words]] = {
-    "1": [(word,) for word in ERASED],
-    "a style": [(style,) for style in STYLES],
-    **{str(n): [ERASED[:n]] for n in (4, 8, 16)},
-}
-"""The rows of the table: all that is erased in turn, each judged by itself."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A model, and which of its objects are erased.
+
+    Attributes:
+        preset: The model.
+        erased: Objects; the first n of them are erased together.
+        withheld: Objects whose words no list of preserved prompts has.
+        sizes: How many are erased together.
+    """
+
+    preset: PresetName
+    erased: Words
+    withheld: Words
+    sizes: tuple[int, ...]
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The words of the model."""
+        return PRESETS[self.preset].vocabulary
+
+    @property
+    def listed(self) -> Words:
+        """The objects that are never erased, and preserved by name."""
+        return tuple(word for word in self.vocabulary.objects if word not in (*self.erased, *self.withheld))
+
+    @property
+    def withheld_words(self) -> Words:
+        """The words of the withheld objects, synonyms among them."""
+        return tuple(dict.fromkeys(name for word in self.withheld for name in self.vocabulary.names(word)))
+
+    @property
+    def rows(self) -> dict[str, list[Words]]:
+        """The rows of the table: all that is erased in turn, each judged by itself."""
+        return {
+            "1": [(word,) for word in self.erased],
+            "a style": [(style,) for style in STYLES],
+            **{str(n): [self.erased[:n]] for n in self.sizes},
+        }
+
+
+def _turns(vocabulary: Vocabulary) -> Words:
+    """Every object; the classes take turns."""
+    objects = [word for turn in zip_longest(*vocabulary.classes.values()) for word in turn]
+    return tuple(word for word in objects if word is not None)
+
+
+GROUNDS: dict[str, Ground] = {
+    "small": Ground(
+        preset="small",
+        erased=(
+            "dog", "pizza", "rocket", "guitar", "church", "frog", "apple", "bus",
+            "penguin", "banana", "tulip", "clock", "rabbit", "tree", "umbrella", "train",
+        ),
+        withheld=("cat", "owl", "panda", "strawberry", "doughnut", "car", "sailboat", "cactus", "key", "lamp"),
+        sizes=(4, 8, 16),
+    ),
+    "large": Ground(
+        preset="large",
+        erased=_turns(PRESETS["large"].vocabulary)[:64],
+        withheld=_turns(PRESETS["large"].vocabulary)[64:164],
+        sizes=(16, 32, 64),
+    ),
+}  # fmt: skip
+"""A quarter of the small model's objects are withheld, and half of the large one's."""
 
 Kind = Literal["base", "stack", "calibrated", "refined", "joint", "closed form"]
 Category = Literal["erased", "listed", "withheld", "unnamed"]
@@ -72,31 +126,43 @@ Picture = tuple[str, str, str]
 """A prompt, and the object (or class) and the style that it names; `""` if it does not."""
 
 
-def pictures(category: Category, words: Words) -> list[Picture]:
+def pictures(ground: Ground, category: Category, words: Words) -> list[Picture]:
     """The images of a category: 400 in all for several objects, about 100 for one or a style.
 
     Args:
+        ground: The model and its objects.
         category: `"erased"`: what is erased. `"listed"` and `"withheld"`: other objects. `"unnamed"`: the classes of
             the objects; for a style, objects without a style.
         words: What is erased.
     """
+    vocabulary = ground.vocabulary
     several, style = len(words) > 1, words[0] in STYLES
     if category == "unnamed":
         if style:
-            return [(phrase(word), word, "") for word in OBJECTS]
-        classes = list(CLASSES) if several else [class_of(words[0])]
-        return [(phrase(name), name, "") for name in classes for _ in range(16 if several else 24)]
+            return [(vocabulary.phrase(word), word, "") for word in vocabulary.objects]
+        classes = list(vocabulary.classes) if several else [vocabulary.class_of(words[0])]
+        return [
+            (vocabulary.phrase(name), name, "")
+            for name in classes
+            for _ in range(80 // len(classes) if several else 24)
+        ]
     if category == "erased":
-        objects, styles = (OBJECTS, list(words)) if style else (words, list(STYLES))
+        objects, styles = (vocabulary.objects, list(words)) if style else (words, list(STYLES))
         pairs = [(word, name) for word in objects for name in styles]
+        if several and len(pairs) > 80:
+            pairs = _in_styles(objects, styles, 2)
         pairs *= 1 if style else max(1, 80 // len(pairs)) if several else 2
     else:
-        others = [word for word in (LISTED if category == "listed" else WITHHELD) if word not in words]
+        others = [word for word in (ground.listed if category == "listed" else ground.withheld) if word not in words]
         styles = [name for name in STYLES if name not in words]
-        n = len(styles)
-        pairs = [(word, styles[(i + 2 * k) % n]) for i, word in enumerate(others) for k in range(n if several else 2)]
-        pairs *= 2 if several else 1
-    return [(phrase(word, name), word, name) for word, name in pairs]
+        each = min(len(styles), max(1, 140 // len(others))) if several else 2
+        pairs = _in_styles(others, styles, each) * (2 if several and each == len(styles) else 1)
+    return [(vocabulary.phrase(word, name), word, name) for word, name in pairs]
+
+
+def _in_styles(words: Words | list[str], styles: list[str], each: int) -> list[tuple[str, str]]:
+    """Each word in so many styles, every style equally often."""
+    return [(word, styles[(i + 2 * k) % len(styles)]) for i, word in enumerate(words) for k in range(each)]
 
 
 STEPS = 16

@@ -7,21 +7,36 @@ import multiprocessing
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
-from emoji_sd import OBJECTS, STYLES, Judge, draw, load, phrase, settings
+from emoji_sd import STYLES, Judge, draw, load, settings
 
 from diffusers_esd import Erasure, ESDTrainer, Recipe, calibrate, refine, stack
 
 from .closed_form import ClosedForm
-from .recipes import CATEGORIES, ERASED, RECIPES, ROWS, SEEDS, STEPS, WITHHELD, Category, Words, pictures
+from .recipes import CATEGORIES, RECIPES, SEEDS, STEPS, Category, Ground, Words, pictures
 
 Job = tuple[str, Callable[[], Any]]
 """A label, and what is done."""
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """What is measured, and the folder of the erasures and of what was found."""
+
+    ground: Ground
+    output: Path
+
+    def pipeline(self) -> StableDiffusionPipeline:
+        """The base model, silent."""
+        pipe = load(preset=self.ground.preset)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
 
 
 def run(jobs: Sequence[Job], processes: int) -> None:
@@ -43,15 +58,19 @@ def _timed(label: str, action: Callable[[], Any]) -> None:
         print(f"{label}: {time.monotonic() - started:.0f} s", flush=True)
 
 
-def measure(output: Path, names: Sequence[str], seeds: Sequence[int], rows: Sequence[str], processes: int) -> None:
+def measure(
+    frontier: Frontier, names: Sequence[str], seeds: Sequence[int], rows: Sequence[str], processes: int
+) -> None:
     """Train and judge recipes, with several seeds of training. Erasures are judged alone with the first seed only."""
 
     def job(action: Callable[..., Any], *keys: Any) -> Job:
-        return " | ".join(row_name(k) if isinstance(k, tuple) else str(k) for k in keys), partial(action, output, *keys)
+        return " | ".join(row_name(k) if isinstance(k, tuple) else str(k) for k in keys), partial(
+            action, frontier, *keys
+        )
 
     names = list(dict.fromkeys(names))
-    together = [ERASED[: int(row)] for row in rows if row in ("4", "8", "16")]
-    alone = [words for row in rows if row in ("1", "a style") for words in ROWS[row]]
+    together = [words for row in rows for words in frontier.ground.rows[row] if len(words) > 1]
+    alone = [words for row in rows for words in frontier.ground.rows[row] if len(words) == 1]
     for seed in seeds:
         of_seed = [name for name in names if seed == seeds[0] or RECIPES[name].kind not in ("base", "closed form")]
         sources = dict.fromkeys(RECIPES[name].of or name for name in of_seed)
@@ -71,73 +90,73 @@ def row_name(words: Words) -> str:
     return words[0] if len(words) == 1 else str(len(words))
 
 
-def folder(output: Path, name: str, seed: int) -> Path:
+def folder(frontier: Frontier, name: str, seed: int) -> Path:
     """Of the erasures of a recipe. What is not trained has no seed."""
     seed = 0 if RECIPES[name].kind in ("base", "closed form") else seed
-    return output / "erasures" / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
+    return frontier.output / "erasures" / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
 
 
-def train(output: Path, name: str, seed: int, word: str) -> bool:
+def train(frontier: Frontier, name: str, seed: int, word: str) -> bool:
     """Erase one object or style; `False` if it was done before."""
-    path = folder(output, name, seed) / word
+    path = folder(frontier, name, seed) / word
     if (path / "erasure.json").is_file():
         return False
-    pipe = load()
-    pipe.set_progress_bar_config(disable=True)
-    fields = dict(RECIPES[name].fields)
+    pipe = frontier.pipeline()
+    ground, fields = frontier.ground, dict(RECIPES[name].fields)
     if fields.get("preserve") != ():
-        fields["synonyms"] = tuple(other for other in WITHHELD if other != word)
+        fields["synonyms"] = tuple(other for other in ground.withheld_words if other != word)
     if word in STYLES and "stop_at_alignment" in fields:
         fields["stop_at_alignment"] = min(
             fields["stop_at_alignment"], settings("esd-x", style=True)["stop_at_alignment"]
         )
-    concept = f"art in {word} style" if word in STYLES else phrase(word)
+    concept = f"art in {word} style" if word in STYLES else ground.vocabulary.phrase(word)
     ESDTrainer(pipe, **fields, seed=seed).erase(concept, name=f"no-{word}").save_pretrained(path)
     return True
 
 
-def combine(output: Path, name: str, seed: int, words: Words) -> bool:
+def combine(frontier: Frontier, name: str, seed: int, words: Words) -> bool:
     """Calibrate, refine or train several together; `False` if there is nothing to do."""
-    n = len(words)
-    recipe, path = RECIPES[name], folder(output, name, seed) / str(n)
+    n, ground = len(words), frontier.ground
+    recipe, path = RECIPES[name], folder(frontier, name, seed) / str(n)
     if recipe.kind not in ("calibrated", "refined", "joint") or path.exists():
         return False
-    erasures = [folder(output, recipe.of, seed) / word for word in words]
-    pipe = load()
-    pipe.set_progress_bar_config(disable=True)
+    erasures = [folder(frontier, recipe.of or name, seed) / word for word in words]
+    pipe = frontier.pipeline()
     if recipe.kind == "calibrated":
         Recipe.of(calibrate(pipe, [str(erasure) for erasure in erasures])).save(path)
     elif recipe.kind == "refined":
         refine(pipe, erasures, iterations=25 * n, rank=16, name="refined", seed=seed).save_pretrained(path)
     else:
-        fields = {**recipe.fields, "iterations": 25 * n, "synonyms": WITHHELD, "seed": seed}
-        ESDTrainer(pipe, **fields).erase([phrase(word) for word in words], name="joint").save_pretrained(path)
+        fields = {**recipe.fields, "iterations": 25 * n, "synonyms": ground.withheld_words, "seed": seed}
+        concepts = [ground.vocabulary.phrase(word) for word in words]
+        ESDTrainer(pipe, **fields).erase(concepts, name="joint").save_pretrained(path)
     return True
 
 
-def erased(output: Path, name: str, seed: int, words: Words) -> StableDiffusionPipeline:
+def erased(frontier: Frontier, name: str, seed: int, words: Words) -> StableDiffusionPipeline:
     """The pipeline with a recipe's erasures of some objects active."""
-    pipe, recipe = load(), RECIPES[name]
+    pipe, recipe = frontier.pipeline(), RECIPES[name]
     if recipe.kind == "closed form":
-        ClosedForm.of(words, WITHHELD).apply(pipe)
+        ClosedForm.of(pipe, frontier.ground, words).apply(pipe)
     elif recipe.kind == "stack":
         for word in words:
-            Erasure.from_pretrained(folder(output, name, seed) / word).apply(pipe)
+            Erasure.from_pretrained(folder(frontier, name, seed) / word).apply(pipe)
     elif recipe.kind != "base":
-        stack(pipe, folder(output, name, seed) / str(len(words)))
+        stack(pipe, folder(frontier, name, seed) / str(len(words)))
     return pipe
 
 
-def judge(output: Path, name: str, seed: int, words: Words, category: Category) -> bool:
+def judge(frontier: Frontier, name: str, seed: int, words: Words, category: Category) -> bool:
     """Save what the judge finds in each image of a category; `False` if it was done before."""
-    file = result_file(output, name, seed, words, category)
+    file = result_file(frontier, name, seed, words, category)
     if file.is_file():
         return False
-    asked = pictures(category, words)
-    images = draw(erased(output, name, seed, words), [p for p, _, _ in asked], seed=SEEDS[category], steps=STEPS)
-    objects, styles = (probabilities.argmax(1).tolist() for probabilities in Judge.from_pretrained()(images))
+    asked = pictures(frontier.ground, category, words)
+    judge = Judge.from_pretrained(preset=frontier.ground.preset)
+    images = draw(erased(frontier, name, seed, words), [p for p, _, _ in asked], seed=SEEDS[category], steps=STEPS)
+    objects, styles = (probabilities.argmax(1).tolist() for probabilities in judge(images))
     found = [
-        (word, style, OBJECTS[seen], list(STYLES)[drawn])
+        (word, style, judge.vocabulary.objects[seen], list(STYLES)[drawn])
         for (_, word, style), seen, drawn in zip(asked, objects, styles, strict=True)
     ]
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -147,6 +166,6 @@ def judge(output: Path, name: str, seed: int, words: Words, category: Category) 
     return True
 
 
-def result_file(output: Path, name: str, seed: int, words: Words, category: str) -> Path:
+def result_file(frontier: Frontier, name: str, seed: int, words: Words, category: str) -> Path:
     """Where `judge` saves."""
-    return output / "found" / folder(output, name, seed).name / f"{row_name(words)}-{category}.json"
+    return frontier.output / "found" / folder(frontier, name, seed).name / f"{row_name(words)}-{category}.json"
