@@ -41,6 +41,8 @@ from transformers import (
     T5EncoderModel,
 )
 
+from diffusers_esd.training.graphs import Graphs
+
 
 @cache
 def tiny_tokenizer() -> CLIPTokenizer:
@@ -297,3 +299,8 @@ def latents(pipe: StableDiffusionPipeline, prompt: str = "a cat", steps: int = 2
     generator = torch.Generator().manual_seed(seed)
     output = pipe(prompt, num_inference_steps=steps, guidance_scale=4.0, generator=generator, output_type="latent")
     return output.images
+
+
+def not_captured() -> Graphs:
+    """What networks are given where nothing is captured."""
+    return Graphs(torch.device("cpu"), (), "a test")

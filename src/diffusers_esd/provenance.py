@@ -52,6 +52,7 @@ class Provenance:
         beside: Names of the adapters that were switched off during training.
         seconds: Time of the training.
         evaluations: Samples the denoiser evaluated, by `"no_grad"` and `"grad"`.
+        not_captured: Why the iterations did not run as CUDA graphs; `""` if they did, or if it is not known.
         complete: `False` if the training was interrupted.
         history: Loss and alignment of each iteration.
         parts: Names and scales of what it was merged or refined from; or the name of the imported file.
@@ -80,6 +81,7 @@ class Provenance:
     beside: tuple[str, ...] = ()
     seconds: float = 0.0
     evaluations: dict[str, int] = field(default_factory=dict)
+    not_captured: str = ""
     complete: bool = True
     history: tuple[tuple[float, float], ...] = field(default=(), repr=False)
     parts: tuple[tuple[str, float], ...] = ()
@@ -175,6 +177,7 @@ _READERS: dict[str, Reader] = {
     "beside": list_of(text),
     "seconds": number,
     "evaluations": mapping_to(count),
+    "not_captured": text,
     "complete": flag,
     "history": list_of(pair_of(number, number)),
     "parts": list_of(pair_of(text, number)),

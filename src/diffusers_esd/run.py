@@ -16,10 +16,13 @@ class RunConfig:
             more time.
         offload: Keep the text encoders and the autoencoder on the CPU while the denoiser is evaluated. A callback
             cannot generate images then.
+        capture: On a GPU, run the iterations as CUDA graphs: several times faster at batch 1, with up to half more
+            memory. Where it is not possible, the provenance says why.
     """
 
     gradient_checkpointing: bool = False
     offload: bool = False
+    capture: bool = True
 
     def __post_init__(self) -> None:
         """Check every field.

@@ -11,7 +11,7 @@ import torch
 from controls import must_fail
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, FluxPipeline, StableDiffusionXLImg2ImgPipeline
 from pipelines import alignment
-from tiny import tiny_aura_flow, tiny_flux, tiny_pipeline, tiny_sd3, tiny_xl
+from tiny import not_captured, tiny_aura_flow, tiny_flux, tiny_pipeline, tiny_sd3, tiny_xl
 from torch import Tensor
 
 from diffusers_esd import ESDConfig, ESDTrainer, Limits
@@ -63,7 +63,9 @@ def drawn(
     encoded = Encoded(family)
     encoded.add(["", "a cat"])
     options: dict[str, Any] = {"purpose": "erase", "seed": 0, "batch_size": 1, "rollout": "student"}
-    trajectory = FreshTrajectory(Networks(schedule, attach(family), encoded), ["a cat"], states=1, **options)
+    trajectory = FreshTrajectory(
+        Networks(schedule, attach(family), encoded, not_captured()), ["a cat"], states=1, **options
+    )
     states = [noise]
     for position in range(steps):
         here, next_one = torch.tensor([position]), torch.tensor([position + 1])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from controls import must_fail
-from tiny import tiny_pipeline
+from tiny import not_captured, tiny_pipeline
 
 from diffusers_esd import ESDTrainer
 from diffusers_esd.adapter import Adapter
@@ -53,7 +53,7 @@ def pool_of(
     selection = select(base_layers(family.denoiser), modules, "esd-x-strict")
     adapter = Adapter(family.denoiser, "ours", selection, rank=2, lora_alpha=2, seed=0)
     options: dict[str, Any] = {"purpose": "erase", "seed": 0, "rollout": "student"}
-    networks = Networks(family.schedule(steps, (4, 8, 8), 3.0), adapter, encoded)
+    networks = Networks(family.schedule(steps, (4, 8, 8), 3.0), adapter, encoded, not_captured())
     return TrajectoryPool(networks, prompts, batch_size=batch_size, states=states, at_a_time=at_a_time, **options)
 
 

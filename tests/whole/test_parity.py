@@ -15,7 +15,7 @@ from diffusers import (
     StableDiffusionPipeline,
 )
 from peft import LoraConfig, get_peft_model_state_dict
-from tiny import BETAS, tiny_pipeline
+from tiny import BETAS, not_captured, tiny_pipeline
 
 from diffusers_esd import ESDTrainer
 from diffusers_esd.adapter import Adapter
@@ -39,7 +39,7 @@ def fresh(pipe: StableDiffusionPipeline, name: str = "ours") -> FreshTrajectory:
     encoded = Encoded(family)
     encoded.add(["", "a cat"])
     return FreshTrajectory(
-        Networks(family.schedule(STEPS, SHAPE, GUIDANCE), adapter, encoded),
+        Networks(family.schedule(STEPS, SHAPE, GUIDANCE), adapter, encoded, not_captured()),
         ["a cat"],
         purpose="erase",
         seed=SEED,

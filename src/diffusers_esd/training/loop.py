@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import nn
 
 from ..config import ESDConfig
@@ -95,11 +94,10 @@ class Training:
                 self._measure(1)
             self._rest_or_wake()
 
-    @torch.no_grad()
     def _measure(self, batches: int) -> None:
         """Update the alignments of resting concepts, without training on them."""
         for _ in range(batches):
-            self._iteration.erase_loss(self.state.erase.draw_resting())
+            self._iteration.measure(self.state.erase.draw_resting())
 
     def _rest_or_wake(self) -> None:
         erase, alignments = self.state.erase, self.state.alignments

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+import torch.utils.checkpoint
 from diffusers.training_utils import free_memory, offload_models
 from diffusers.utils.torch_utils import unwrap_module
 from torch import nn
@@ -32,11 +34,16 @@ def checkpointed(family: Family, run: RunConfig) -> Iterator[None]:
     if not run.gradient_checkpointing or denoiser.is_gradient_checkpointing:
         yield
         return
-    denoiser.enable_gradient_checkpointing()
+    denoiser.enable_gradient_checkpointing(_checkpoint)
     try:
         yield
     finally:
         denoiser.disable_gradient_checkpointing()
+
+
+def _checkpoint(module: nn.Module, *inputs: Any) -> Any:
+    # A CUDA graph cannot contain the reading of a random state. Nothing in the denoiser is random in evaluation mode.
+    return torch.utils.checkpoint.checkpoint(module.__call__, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 @contextmanager

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ..adapter import Adapter
-from ..families import Schedule
+from ..families import Conditioning, Schedule
 from .encoding import Encoded
+from .graphs import Buffered, Graphs
 
 
 class Networks:
@@ -23,16 +24,20 @@ class Networks:
         schedule: The schedule that positions refer to.
         adapter: Our adapter on the schedule's denoiser.
         encoded: The prompts of the predictions, with the empty one.
+        graphs: How predictions are captured.
 
     Attributes:
+        graphs: How predictions are captured.
         evaluations: Samples evaluated so far: `"no_grad"` and `"grad"`.
     """
 
-    def __init__(self, schedule: Schedule, adapter: Adapter, encoded: Encoded) -> None:
-        self.schedule = schedule
+    def __init__(self, schedule: Schedule, adapter: Adapter, encoded: Encoded, graphs: Graphs) -> None:
+        self.schedule, self.graphs = schedule, graphs
         self._adapter = adapter
         self._encoded = encoded
         self.evaluations = {"no_grad": 0, "grad": 0}
+        self._teacher = Buffered(self.predict_as_teacher, graphs)
+        self._student = Buffered(lambda *tensors, **rows: (self.predict_as_student(*tensors, **rows),), graphs)
 
     @torch.no_grad()
     def teacher(self, x_t: Tensor, position: Tensor, *prompts: Sequence[str]) -> tuple[Tensor, ...]:
@@ -46,16 +51,32 @@ class Networks:
         Returns:
             One prediction (B, C, H, W) for each list.
         """
-        n = len(prompts)
-        with self._adapter.off():
-            flat = [prompt for batch in prompts for prompt in batch]
-            e = self._predict(torch.cat([x_t] * n), position.repeat(n), flat)
-        return e.chunk(n)
+        rows = self.rows(*prompts)
+        self.count(no_grad=len(prompts) * len(x_t))
+        return self._teacher(x_t, position.to(x_t.device), **rows)
 
+    @torch.no_grad()
     def student(self, x_t: Tensor, position: Tensor, prompts: Sequence[str]) -> Tensor:
-        """The student's predictions (B, C, H, W), with gradient if the caller has it enabled."""
-        return self._predict(x_t, position, prompts)
+        """The student's predictions (B, C, H, W), without gradient."""
+        self.count(no_grad=len(x_t))
+        return self._student(x_t, position.to(x_t.device), **self.rows(prompts))[0]
 
-    def _predict(self, x_t: Tensor, position: Tensor, prompts: Sequence[str]) -> Tensor:
-        self.evaluations["grad" if torch.is_grad_enabled() else "no_grad"] += len(prompts)
-        return self.schedule.predict(x_t, position, self._encoded.rows(prompts))
+    def rows(self, *prompts: Sequence[str]) -> Conditioning:
+        """The conditionings of all prompts of several lists."""
+        return self._encoded.rows([prompt for batch in prompts for prompt in batch])
+
+    def count(self, **evaluations: int) -> None:
+        """Count samples, `no_grad` and `grad`."""
+        for kind, samples in evaluations.items():
+            self.evaluations[kind] += samples
+
+    @torch.no_grad()
+    def predict_as_teacher(self, x_t: Tensor, position: Tensor, **rows: Tensor) -> tuple[Tensor, ...]:
+        """The teacher's predictions for n * B rows at B states: n tensors (B, C, H, W). Counts nothing."""
+        n = len(next(iter(rows.values()))) // len(x_t)
+        with self._adapter.off():
+            return self.schedule.predict(torch.cat([x_t] * n), position.repeat(n), rows).chunk(n)
+
+    def predict_as_student(self, x_t: Tensor, position: Tensor, **rows: Tensor) -> Tensor:
+        """The student's predictions for B rows, (B, C, H, W), with gradient if it is enabled. Counts nothing."""
+        return self.schedule.predict(x_t, position, rows)

@@ -64,6 +64,7 @@ def record(
             "vocabulary": prompts.preserved.vocabulary,
         },
         evaluations=evaluations,
+        not_captured=training.networks.graphs.obstacle,
         complete=training.complete,
         history=tuple(state.history),
     )

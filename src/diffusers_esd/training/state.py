@@ -62,7 +62,7 @@ def new_state(
         prompts: The prompts.
     """
     family = networks.schedule.family
-    optimizer = _optimizer(config)(parameters, lr=config.learning_rate)
+    optimizer = _optimizer(config, parameters)
     # The other schedules have a warm-up of their own.
     kind = (
         "constant_with_warmup" if config.lr_scheduler == "constant" and config.lr_warmup_steps else config.lr_scheduler
@@ -99,10 +99,11 @@ def _trajectory(
     )
 
 
-def _optimizer(config: ESDConfig) -> Any:
-    """The optimiser's class."""
+def _optimizer(config: ESDConfig, parameters: Sequence[nn.Parameter]) -> Any:
     if config.optimizer == "adam":
-        return torch.optim.Adam
+        # One kernel for all weights, where the default starts several for each.
+        fused = any(parameter.is_cuda for parameter in parameters)
+        return torch.optim.Adam(parameters, lr=config.learning_rate, fused=fused)
     from bitsandbytes.optim import Adam8bit
 
-    return Adam8bit
+    return Adam8bit(parameters, lr=config.learning_rate)

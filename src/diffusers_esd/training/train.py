@@ -16,6 +16,7 @@ from ..denoiser import active_scales
 from ..erasure import Erasure
 from .anchors import AnchorFinder
 from .encoding import Encoded
+from .graphs import Graphs, obstacle
 from .inputs import uncompiled
 from .loop import Training
 from .memory import checkpointed, offloaded
@@ -49,7 +50,8 @@ def train(task: Task, callback: Callable[[Progress], None] | None) -> Erasure:
         with _attached(task, space) as adapter:
             with adapter.training(), checkpointed(family, task.run):
                 schedule = family.schedule(config.num_inference_steps, task.shape, config.guidance_scale)
-                networks = Networks(schedule, adapter, encoded)
+                graphs = Graphs(family.device, adapter.parameters, obstacle(family, task.run))
+                networks = Networks(schedule, adapter, encoded, graphs)
                 training = Training(config, networks, adapter.parameters, prompts, anchors)
                 training.run(callback)
             adapter.fold_scale()

@@ -1,0 +1,142 @@
+"""Functions of tensors on buffers of their own, which a GPU runs as CUDA graphs.
+
+A training of batch 1 starts thousands of small kernels per iteration, and starting them takes longer than running them.
+A CUDA graph starts all at once. It reads and writes fixed addresses, so the arguments are copied to buffers first, and
+gradients are added to tensors that exist already. Where nothing can be captured, the same code runs without a graph.
+
+https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from ..denoiser import has_hooks
+from ..families import Family
+from ..run import RunConfig
+
+_LOGGER = logging.getLogger(__name__)
+
+Function = Callable[..., tuple[Tensor, ...]]
+"""Takes tensors, all of whose values matter, and returns tensors. It may add to gradients, and does nothing else."""
+
+
+class Graphs:
+    """What the captured functions of a training share: a memory pool, and whether capturing is possible.
+
+    Args:
+        device: Where the functions compute.
+        parameters: The weights to whose gradients they add.
+        obstacle: Why nothing can be captured; `""` if it can.
+
+    Attributes:
+        obstacle: The same; it is set if capturing fails.
+    """
+
+    def __init__(self, device: torch.device, parameters: Iterable[nn.Parameter], obstacle: str) -> None:
+        self.obstacle = obstacle
+        self._device, self._parameters = device, list(parameters)
+        self._pool = None if obstacle else torch.cuda.graph_pool_handle()
+        if obstacle:
+            _LOGGER.info("The iterations run without CUDA graphs: %s.", obstacle)
+
+    def capture(self, function: Callable[[], tuple[Tensor, ...]]) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...]]:
+        """The graph of a function, and where its results are written. Gradients are left as they were.
+
+        Raises:
+            RuntimeError: If it cannot be captured, or memory is missing.
+        """
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        before = [gradient.clone() for gradient in gradients]
+        with torch.cuda.device(self._device):
+            try:
+                # Libraries set themselves up in the first call, which must not be captured.
+                side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+                side.wait_stream(torch.cuda.current_stream())
+                with torch.cuda.stream(side):
+                    function()
+                torch.cuda.current_stream().wait_stream(side)
+                graph = torch.cuda.CUDAGraph()
+                # Other threads, such as a callback's, may use the GPU meanwhile.
+                with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                    results = function()
+            finally:
+                for gradient, value in zip(gradients, before, strict=True):
+                    gradient.copy_(value)
+        return graph, results
+
+    def give_up(self, error: RuntimeError) -> None:
+        """From now on, nothing is captured."""
+        (reason, *_) = str(error).splitlines() or [type(error).__name__]
+        self.obstacle = f"capturing failed: {reason}"
+        torch.cuda.empty_cache()
+        _LOGGER.warning("The iterations run without CUDA graphs, which takes longer: %s", self.obstacle)
+
+
+class Buffered:
+    """A function that computes on buffers. Each set of shapes has its own, and is captured when it comes again.
+
+    Args:
+        function: The function.
+        graphs: What it shares with others.
+    """
+
+    def __init__(self, function: Function, graphs: Graphs) -> None:
+        self._function, self._graphs = function, graphs
+        self._calls: dict[object, _Call] = {}
+
+    def __call__(self, *tensors: Tensor, **named: Tensor) -> tuple[Tensor, ...]:
+        """What the function returns for these tensors, in tensors of its own."""
+        key = (torch.is_grad_enabled(), *(tensor.shape for tensor in (*tensors, *named.values())))
+        if key not in self._calls:
+            self._calls[key] = _Call(self._function, self._graphs, tensors, named)
+        return self._calls[key](tensors, named)
+
+
+class _Call:
+    def __init__(
+        self, function: Function, graphs: Graphs, tensors: tuple[Tensor, ...], named: dict[str, Tensor]
+    ) -> None:
+        self._function, self._graphs = function, graphs
+        self._tensors = [tensor.clone() for tensor in tensors]
+        self._named = {name: tensor.clone() for name, tensor in named.items()}
+        self._captured: tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...]] | None = None
+        self._is_first = True
+
+    def __call__(self, tensors: tuple[Tensor, ...], named: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        for buffer, tensor in zip(self._tensors, tensors, strict=True):
+            buffer.copy_(tensor)
+        for name, buffer in self._named.items():
+            buffer.copy_(named[name])
+        if not (self._graphs.obstacle or self._is_first or self._captured):
+            try:
+                self._captured = self._graphs.capture(self._run)
+            except RuntimeError as error:
+                self._graphs.give_up(error)
+        if self._graphs.obstacle:
+            self._captured = None
+        self._is_first = False
+        if self._captured is None:
+            return self._run()
+        graph, results = self._captured
+        graph.replay()
+        # Graphs share memory: the replay of another may write over these.
+        return tuple(result.clone() for result in results)
+
+    def _run(self) -> tuple[Tensor, ...]:
+        return self._function(*self._tensors, **self._named)
+
+
+def obstacle(family: Family, run: RunConfig) -> str:
+    """Why the family's denoiser cannot be captured; `""` if it can."""
+    if not run.capture:
+        return "`capture` is False"
+    if family.device.type != "cuda":
+        return f"the device is {family.device.type}, and needs to be cuda"
+    if has_hooks(family.denoiser):
+        return "the denoiser has hooks, such as those of offloading"
+    return ""
