@@ -76,7 +76,8 @@ class StableDiffusionXL(DiffusionFamily):
         """The U-Net's prediction."""
         height, width = (side * self.pipe.vae_scale_factor for side in x_t.shape[-2:])
         sizes = (*(self.original_size or (height, width)), *self.crops_coords_top_left, height, width)
-        time_ids = torch.tensor([sizes], device=x_t.device, dtype=x_t.dtype).expand(len(x_t), -1)
+        # Made on the device: a CUDA graph cannot contain a copy from the CPU.
+        time_ids = torch.cat([x_t.new_full((len(x_t), 1), size) for size in sizes], dim=1)
         added = {"text_embeds": conditioning["text_embeds"], "time_ids": time_ids}
         states = conditioning["encoder_hidden_states"]
         return self.denoiser(x_t, t, states, added_cond_kwargs=added, return_dict=False)[0]
