@@ -37,6 +37,7 @@ class Flux(FlowFamily):
     def __init__(self, pipe: Any, *, max_sequence_length: int = 512) -> None:
         super().__init__(pipe)
         self.max_sequence_length = max_sequence_length
+        self._image_ids: dict[tuple[Any, ...], Tensor] = {}
 
     @property
     def patch(self) -> int:
@@ -80,11 +81,18 @@ class Flux(FlowFamily):
             timestep=t.to(x_t.dtype) / 1000,
             guidance=guidance,
             txt_ids=torch.zeros((states.shape[1], 3), device=x_t.device, dtype=x_t.dtype),
-            img_ids=self.pipe._prepare_latent_image_ids(n, height // 2, width // 2, x_t.device, x_t.dtype),
+            img_ids=self._ids_of(height // 2, width // 2, x_t),
             return_dict=False,
             **conditioning,
         )[0]
         return self.pipe._unpack_latents(e, height * factor, width * factor, factor)
+
+    def _ids_of(self, height: int, width: int, like: Tensor) -> Tensor:
+        """The pipeline's image ids. They are kept: a CUDA graph cannot contain their copy from the CPU."""
+        key = (height, width, like.device, like.dtype)
+        if key not in self._image_ids:
+            self._image_ids[key] = self.pipe._prepare_latent_image_ids(1, *key)
+        return self._image_ids[key]
 
     def guide(self, e_null: Tensor, e: Tensor, guidance_scale: float) -> Tensor:
         """`e` itself: the guidance is an input of the denoiser."""
