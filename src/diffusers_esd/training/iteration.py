@@ -131,7 +131,7 @@ class Iteration:
 
     def _scale(self, weight: float) -> Tensor:
         """Factor of a term's gradients: its weight in the mean of all batches, times the scale of float16."""
-        one = torch.ones((), device=self._networks.schedule.family.device)
+        one = torch.ones((), device=self._networks.schedule.timesteps.device)
         return self._state.scaler.scale(one * (weight / self._config.gradient_accumulation_steps))
 
     def update(self) -> None:

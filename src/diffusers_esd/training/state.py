@@ -102,8 +102,7 @@ def _trajectory(
 def _optimizer(config: ESDConfig, parameters: Sequence[nn.Parameter]) -> Any:
     if config.optimizer == "adam":
         # One kernel for all weights, where the default starts several for each.
-        fused = any(parameter.is_cuda for parameter in parameters)
-        return torch.optim.Adam(parameters, lr=config.learning_rate, fused=fused)
+        return torch.optim.Adam(parameters, lr=config.learning_rate, fused=True)
     from bitsandbytes.optim import Adam8bit
 
     return Adam8bit(parameters, lr=config.learning_rate)
