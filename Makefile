@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 WORKERS := -n 2 --dist worksteal
 
-.PHONY: venv demo frontier published test test-all test-compat lint docs
+.PHONY: venv demo frontier bench published test test-all test-compat lint docs
 
 venv: $(VENV)/.stamp
 
@@ -25,6 +25,9 @@ demo: venv
 
 frontier: venv
 	cd examples && ../$(BIN)/python -m frontier --output ../frontier-output
+
+bench: venv
+	cd examples && ../$(BIN)/python -m benchmarks
 
 published: venv
 	$(BIN)/python examples/published.py

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -64,6 +65,7 @@ def cost(model: str, way: str, device: str, fields: dict[str, Any], updates: int
         fields: Fields of `ESDConfig`.
         updates: Number of updates that are timed.
     """
+    gc.collect()  # what was measured before
     pipe = pipeline(model, device, torch.float32 if model == "emoji_sd" else torch.bfloat16)
     pipe.set_progress_bar_config(disable=True)
     options = {**fields, **WAYS[way]}

@@ -1,0 +1,44 @@
+"""The benchmarks, at small size: the published loop trains what it should, and costs are counted."""
+
+from __future__ import annotations
+
+import torch
+from benchmarks.models import NAMES, pipeline
+from benchmarks.published_loop import PublishedTraining
+from benchmarks.speed import WAYS, Cost, cost, table
+from controls import must_fail
+from tiny import tiny_pipeline
+
+from diffusers_esd import ESDConfig
+
+
+def test_the_published_loop_trains_the_weights_of_a_group_in_a_copy() -> None:
+    pipe = tiny_pipeline()
+    before = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
+    training = PublishedTraining(pipe, "a cat", ESDConfig.paper("esd-x", num_inference_steps=5, learning_rate=1e-3))
+    assert len(list(training.run(3))) == 3
+    after = training.student.unet.state_dict()
+    assert all(torch.equal(value, pipe.unet.state_dict()[name]) for name, value in before.items())
+    for name, value in before.items():
+        is_trained = ".attn2." in name and "norm" not in name
+        assert torch.equal(value, after[name]) is not is_trained, name
+    # The steps of the three trajectories are 2, 0 and 3 of 5.
+    assert training.evaluations == 2 * (2 + 0 + 3) + 3 * 3
+    with must_fail("a new denoiser has other weights"):
+        assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_ways_are_measured_side_by_side() -> None:
+    fields = {"group": "esd-x", "num_inference_steps": 5, "rank": 2}
+    published, ours = (cost("emoji_sd", way, "cpu", fields, 2) for way in ("published loop", "ours"))
+    assert ours.evaluations < 3.2 < published.evaluations, "three for an update, and a few at the start"
+    assert min(ours.seconds, published.seconds) > 0
+    lines = list(table([("ours", Cost(3.0, 0.5, 1.25, 2**30, 2**31, "why"))]))
+    assert lines[-1] == "| ours (why) | 3.0 | 0.5000 | 1.2 | 1.00 (2.00) |"
+
+
+def test_every_model_and_way_has_a_name() -> None:
+    assert pipeline("emoji_sd", "cpu", torch.float32).unet.dtype == torch.float32
+    assert "SD 1.4" in NAMES
+    for options in WAYS.values():
+        assert not set(options) & {"group", "size", "num_inference_steps"}, "these are the command's"
