@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from controls import must_fail
 from made import made, with_provenance
 from tiny import tiny_pipeline
 
-from diffusers_esd import Erasure, ESDConfig
-from diffusers_esd.summary import curve, summarise
+from diffusers_esd import Erasure, ESDConfig, ESDTrainer
+from diffusers_esd.summary import curve, outcome, summarise
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +79,40 @@ def test_an_import_claims_no_training(erasure: Erasure) -> None:
         assert not training & rows(erasure).keys()
 
 
-def test_the_curve_of_alignment() -> None:
-    assert curve([1.0, 0.5, 0.0]) == "█▅▁"
-    assert curve([0.3] * 100) == "▁" * 32
-    assert len(curve([float(i) for i in range(1000)])) == 32
-    assert curve([]) == ""
+def test_the_curve_of_alignment_is_on_a_fixed_scale() -> None:
+    assert curve([1.0, 0.0, -1.0], -1.0, 1.0) == "█▅▁"
+    assert curve([0.99, 0.98], -1.0, 1.0) == "██", "nothing has happened"
+    assert curve([5.0, -5.0], -1.0, 1.0) == "█▁"
+    assert curve([0.3] * 100, 0.3, 1.0) == "▁" * 32
+    assert len(curve([float(i) for i in range(1000)], 0.0, 1.0)) == 32
+    assert curve([], 0.0, 1.0) == ""
+
+
+@pytest.mark.parametrize(
+    ("alignment", "fields", "expected"),
+    [
+        (0.99, {}, "a cat: alignment 0.99, target -1: nothing is erased; raise the learning rate, then the iterations"),
+        (0.7, {}, "the concept is still there; raise the learning rate, then the iterations"),
+        (0.0, {}, "the concept is weakened; look at images, and train on if they still show it"),
+        (-0.93, {}, "a cat: alignment -0.93, target -1: reached"),
+        (-0.2, {"stop_at_alignment": -0.2}, "reached"),
+        (-0.2, {"erase_from": "an animal"}, "the concept is still there"),
+        (-0.01, {"erase_from": "an animal"}, "nothing is erased"),
+        (-2.8, {"eta": 3.0}, "a cat: alignment -2.80, target -3: reached"),
+    ],
+)
+def test_the_end_says_what_it_means(erasure: Erasure, alignment: float, fields: dict[str, Any], expected: str) -> None:
+    found = with_provenance(erasure, alignments={"a bus": -5.0, "a cat": alignment, "a dog": None}).provenance
+    assert expected in outcome(ESDConfig(**fields), found)
+    assert outcome(ESDConfig(), with_provenance(erasure, alignments={"a cat": None}).provenance) == ""
+
+
+def test_a_training_that_erased_nothing_warns() -> None:
+    quick = {"num_inference_steps": 5, "rank": 2, "preserve": (), "group": "esd-x", "trajectory": "fresh"}
+    with pytest.warns(
+        UserWarning, match=r"^Nothing was erased\. a cat: alignment 1\.00, target -1: nothing is erased;"
+    ):
+        ESDTrainer(tiny_pipeline(), **quick, iterations=1, learning_rate=1e-9).erase("a cat")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        ESDTrainer(tiny_pipeline(), **quick, iterations=40, learning_rate=1e-2).erase("a cat")

@@ -10,6 +10,7 @@ from .provenance import Provenance
 
 _PRESERVED = {"prompts": "prompts", "moments": "of them for the null space", "loss": "of them in the loss"}
 _BARS = "▁▂▃▄▅▆▇█"
+_INTACT, _HALF, _REACHED = 0.05, 0.3, 0.9  # of the way from the start to the target
 
 
 def summarise(config: ESDConfig | None, provenance: Provenance, rank: int) -> dict[str, str]:
@@ -34,14 +35,51 @@ def summarise(config: ESDConfig | None, provenance: Provenance, rank: int) -> di
         rows["imported from"] = ", ".join(part for part, _ in provenance.parts)
     if provenance.rank_error:
         rows["error of the lower rank"] = f"{provenance.rank_error:.1%}"
-    return rows
+    return {name: text for name, text in rows.items() if text}
 
 
-def curve(values: Sequence[float], width: int = 32) -> str:
+def outcome(config: ESDConfig, provenance: Provenance) -> str:
+    """What the alignment at the end says, and what to do; of several concepts, about the one that is erased least.
+
+    `""` if no iteration measured it.
+    """
+    measured = {concept: value for concept, value in provenance.alignments.items() if value is not None}
+    if not measured:
+        return ""
+    concept = max(measured, key=measured.__getitem__)
+    text = f"{concept}: alignment {measured[concept]:.2f}, target {-config.eta:g}: "
+    return text + _verdict(measured[concept], config)
+
+
+def is_intact(config: ESDConfig, provenance: Provenance) -> bool:
+    """Whether no concept's alignment has moved."""
+    found = [value for value in provenance.alignments.values() if value is not None]
+    return bool(found) and all(_way(value, config) < _INTACT for value in found)
+
+
+def _way(alignment: float, config: ESDConfig) -> float:
+    """How far the alignment has come, from 0 at the start to 1 at the target."""
+    first = 1.0 if config.erase_from is None else 0.0
+    return (first - alignment) / max(first + config.eta, 1e-30)
+
+
+def _verdict(alignment: float, config: ESDConfig) -> str:
+    way, stop = _way(alignment, config), config.stop_at_alignment
+    if way >= _REACHED or (stop is not None and alignment <= stop):
+        return "reached"
+    if way >= _HALF:
+        return "the concept is weakened; look at images, and train on if they still show it"
+    what = "nothing is erased" if way < _INTACT else "the concept is still there"
+    return f"{what}; raise the learning rate, then the iterations"
+
+
+def curve(values: Sequence[float], low: float, high: float, width: int = 32) -> str:
     """Numbers over time as a line of bars.
 
     Args:
         values: The numbers.
+        low: What the lowest bar stands for, and lower numbers.
+        high: What the highest bar stands for, and higher numbers.
         width: Most bars; each is the mean of its part of the numbers.
     """
     if not values:
@@ -49,8 +87,14 @@ def curve(values: Sequence[float], width: int = 32) -> str:
     width = min(width, len(values))
     edges = [round(i * len(values) / width) for i in range(width + 1)]
     means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
-    low, high = min(means), max(means)
-    return "".join(_BARS[round((m - low) / ((high - low) or 1) * (len(_BARS) - 1))] for m in means)
+    heights = [(min(max(m, low), high) - low) / (high - low) for m in means]
+    return "".join(_BARS[round(height * (len(_BARS) - 1))] for height in heights)
+
+
+def alignment_curve(config: ESDConfig | None, provenance: Provenance) -> str:
+    """The alignment over the training, from the target, the lowest bar, to 1, the highest."""
+    eta = 1.0 if config is None else config.eta
+    return curve([alignment for _, alignment in provenance.history], low=-eta, high=1.0)
 
 
 def _group(config: ESDConfig) -> str:
@@ -79,7 +123,8 @@ def _training(config: ESDConfig, provenance: Provenance) -> dict[str, str]:
         rows["switched off while training"] = ", ".join(provenance.beside)
     if provenance.alignment is not None:
         rows["alignment"] = _alignment(provenance.alignment, config.eta, provenance)
-        rows["alignment over training"] = curve([alignment for _, alignment in provenance.history])
+        rows["outcome"] = outcome(config, provenance)
+        rows["alignment over training"] = alignment_curve(config, provenance)
     return rows
 
 

@@ -25,6 +25,7 @@ def add_commands(commands: Any) -> None:
 def _erase(options: argparse.Namespace) -> None:
     config, run = ESDConfig(**given_fields(options, ESDConfig)), RunConfig(**given_fields(options, RunConfig))
     from ..storage import check_folder
+    from ..summary import outcome
     from ..training.trainer import ESDTrainer
 
     check_folder(options.output)
@@ -35,6 +36,7 @@ def _erase(options: argparse.Namespace) -> None:
         return
     erasure = trainer.erase(options.concept, name=options.name)
     print(erasure.save_pretrained(options.output))
+    print(outcome(config, erasure.provenance))
     if options.check and erasure.provenance.complete:
         print(erasure.check(pipe))
         erasure.save_pretrained(options.output)

@@ -125,7 +125,7 @@ def _header_fields(file: Path) -> dict[str, Any]:
     """What the header of an erasure says, by field."""
     from ..files import HEADER_KEY, read_header
     from ..provenance import read_record
-    from ..summary import curve
+    from ..summary import alignment_curve
 
     header = read_header(file)
     if HEADER_KEY not in header:
@@ -133,7 +133,7 @@ def _header_fields(file: Path) -> dict[str, Any]:
     try:
         record = json.loads(header[HEADER_KEY])
         name, config, provenance = read_record(record)
-        history = curve([aligned for _, aligned in provenance.history])
+        history = alignment_curve(config, provenance)
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"{file} is damaged or of a newer version ({error}); fetch it again.") from error
     shown = {"name": name, "rank": record.get("rank"), **provenance.to_dict()}

@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from ..adapter import Adapter, read_weights
+from ..arguments import warn_user
 from ..denoiser import active_scales
 from ..erasure import Erasure
+from ..summary import is_intact, outcome
 from .anchors import AnchorFinder
 from .encoding import Encoded
 from .graphs import Graphs, obstacle
@@ -61,6 +63,8 @@ def train(task: Task, callback: Callable[[Progress], None] | None) -> Erasure:
                 beside=task.beside,
                 seconds=round(time.monotonic() - started, 2),
             )
+            if provenance.complete and is_intact(config, provenance):
+                warn_user(f"Nothing was erased. {outcome(config, provenance)}.")
             return Erasure(task.name, read_weights(family.denoiser, task.name, family.component), config, provenance)
 
 
