@@ -1,4 +1,4 @@
-"""What a training does for memory, and undoes afterwards: offloading, gradient checkpointing."""
+"""What a training does for memory, and undoes afterwards: offloading, gradient checkpointing. What else would help."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from diffusers.training_utils import free_memory, offload_models
 from diffusers.utils.torch_utils import unwrap_module
 from torch import nn
 
+from ..config import ESDConfig
 from ..denoiser import Denoiser, has_hooks
 from ..families import Family
 from ..run import RunConfig
@@ -37,6 +39,24 @@ def checkpointed(family: Family, run: RunConfig) -> Iterator[None]:
         yield
     finally:
         denoiser.disable_gradient_checkpointing()
+
+
+@contextmanager
+def advised(config: ESDConfig, run: RunConfig) -> Iterator[None]:
+    """Out of memory, an error says what would need less, what saves most first."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        batch = f"batch_size=1, gradient_accumulation_steps={config.batch_size * config.gradient_accumulation_steps}"
+        others = [
+            "" if run.gradient_checkpointing else "gradient_checkpointing=True (a checkpoint can be resumed with it)",
+            batch if config.batch_size > 1 else "",
+            "" if run.offload else "offload=True (a checkpoint can be resumed with it)",
+            "a smaller `size`",
+            f"a `rank` below {config.rank}" if config.rank > 1 else "",
+        ]
+        error.add_note("To need less memory, try, what saves most first: " + "; ".join(filter(None, others)) + ".")
+        raise
 
 
 @contextmanager
