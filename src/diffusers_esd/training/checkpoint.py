@@ -211,4 +211,6 @@ def _read(path: Path, training: Mapping[str, Any]) -> Checkpoint:
     except OtherTrainingError:
         raise
     except _UNREADABLE as error:
-        raise ValueError(f"{path} is damaged ({error}); resume an older checkpoint, or delete it.") from error
+        # PyTorch's messages go on with advice to read files that can run code.
+        what = str(error).partition(". ")[0]
+        raise ValueError(f"{path} is damaged ({what}); resume an older checkpoint, or delete it.") from error
