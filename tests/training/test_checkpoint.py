@@ -70,6 +70,17 @@ def state(path: Path) -> dict[str, Any]:
     return torch.load(path / STATE_NAME, weights_only=True)
 
 
+def equal(a: Any, b: Any) -> bool:
+    """Whether two nested values are equal, in every bit of every tensor."""
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(equal(value, b[key]) for key, value in a.items())
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
 # The same bits.
 
 
@@ -88,21 +99,29 @@ def state(path: Path) -> dict[str, Any]:
 def test_a_resumed_training_is_the_same_bit_for_bit(
     options: dict[str, Any], stops: tuple[int, ...], tmp_path: Path
 ) -> None:
-    expected = train(CONCEPTS, **options)
+    whole, folder = tmp_path / "whole", tmp_path / "resumed"
+    expected = train(CONCEPTS, **options, output_dir=whole)
+    (last,) = saved(whole)
     for stop in stops:
-        cut = train(CONCEPTS, **options, output_dir=tmp_path, resume="latest", callback=stop_at(stop))
+        cut = train(CONCEPTS, **options, output_dir=folder, resume="latest", callback=stop_at(stop))
         assert not cut.provenance.complete
-        assert saved(tmp_path) == [stop], "it is saved when it ends, and older ones are deleted"
+        assert saved(folder) == [stop], "it is saved when it ends, and older ones are deleted"
+        at_stop = state(folder / "ours" / f"checkpoint-{stop}")
         if "stop_at_alignment" in options:
-            assert state(tmp_path / "ours" / f"checkpoint-{stop}")["training"]["state"]["erase"]["resting"]
+            assert at_stop["training"]["state"]["erase"]["resting"]
         with must_fail("it was cut off"):
             assert same(cut, expected)
-    resumed = train(CONCEPTS, **options, output_dir=tmp_path, resume="latest", offload=True)
+    resumed = train(CONCEPTS, **options, output_dir=folder, resume="latest", offload=True)
     assert resumed.provenance.complete
     assert same(resumed, expected)
-    assert resumed.provenance.seconds > state(tmp_path / "ours" / f"checkpoint-{saved(tmp_path)[0]}")["seconds"] > 0
+    both = [state(path / "ours" / f"checkpoint-{last}") for path in (whole, folder)]
+    assert both[1]["seconds"] > at_stop["seconds"] > 0
+    for part in ("prepared", "training"):
+        assert equal(both[0][part], both[1][part]), "the state too, in every part"
+    with must_fail("it has changed since"):
+        assert equal(at_stop["training"], both[1]["training"])
     finished: list[Progress] = []
-    again = train(CONCEPTS, **options, output_dir=tmp_path, resume="latest", callback=finished.append)
+    again = train(CONCEPTS, **options, output_dir=folder, resume="latest", callback=finished.append)
     assert same(again, expected)
     assert not finished, "the last checkpoint is the finished training"
 
@@ -223,6 +242,13 @@ def test_a_disk_that_is_full_does_not_end_a_training(tmp_path: Path, monkeypatch
     assert saved(tmp_path) == [], "and nothing is left over"
 
 
+def test_a_folder_that_is_not_writable_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Not with chmod: root may write everywhere.
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(PermissionError, match=r"ours is not writable; give another `output_dir`\.$"):
+        train(output_dir=tmp_path)
+
+
 # Errors.
 
 
@@ -243,6 +269,9 @@ def test_an_error_of_a_callback_saves_and_says_where(tmp_path: Path) -> None:
     assert caught.value.__notes__ == [f"The training can go on from its last checkpoint: resume={str(path)!r}."]
     assert not getattr(pipe.unet, "peft_config", {}), "the pipeline is as it was"
     assert same(train(resume=path), expected)
+    interrupted = train(output_dir=tmp_path / "other", callback=fails_at(3, KeyboardInterrupt()))
+    assert not interrupted.provenance.complete
+    assert saved(tmp_path / "other") == [3]
     with pytest.raises(ZeroDivisionError) as caught:
         train(callback=fails_at(3, ZeroDivisionError("mine")))
     with must_fail("without a folder nothing is saved"):

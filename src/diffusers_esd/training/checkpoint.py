@@ -12,6 +12,7 @@ deleted only after that.
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 import time
@@ -170,6 +171,7 @@ def find(run: RunConfig, name: str, training: Mapping[str, Any]) -> Checkpoint |
 
     Raises:
         FileNotFoundError: If `resume` is not a checkpoint.
+        PermissionError: If the folder is not writable.
         FileExistsError: If the folder contains checkpoints that the new training would mix with its own.
         ValueError: If the checkpoint is damaged, or belongs to another training; the message names what differs.
     """
@@ -177,6 +179,8 @@ def find(run: RunConfig, name: str, training: Mapping[str, Any]) -> Checkpoint |
     found: dict[int, Path] = {}
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(f"{folder} is not writable; give another `output_dir`.")
         remove_leftovers(folder)
         found = _found(folder)
     if run.resume == LATEST:
@@ -193,7 +197,7 @@ def find(run: RunConfig, name: str, training: Mapping[str, Any]) -> Checkpoint |
 
 def _found(folder: Path) -> dict[int, Path]:
     """The checkpoints in a folder by their number of iterations."""
-    names = ((re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in folder.iterdir())
+    names = ((re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in folder.iterdir() if path.is_dir())
     return {int(match[1]): path for match, path in names if match}
 
 
