@@ -118,6 +118,8 @@ def test_a_resumed_training_is_the_same_bit_for_bit(
     assert both[1]["seconds"] > at_stop["seconds"] > 0
     for part in ("prepared", "training"):
         assert equal(both[0][part], both[1][part]), "the state too, in every part"
+    if "dtype" in options:
+        assert both[1]["training"]["state"]["scaler"]["_growth_tracker"] == last, "updates without an overflow"
     with must_fail("it has changed since"):
         assert equal(at_stop["training"], both[1]["training"])
     finished: list[Progress] = []
@@ -147,6 +149,7 @@ def test_every_part_of_the_state_is_needed(tmp_path: Path) -> None:
 def test_nothing_is_computed_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All samples of the denoiser are of the remaining iterations, and only prompts that these need are encoded."""
     counted = {"unet": 0, "text_encoder": 0}
+    texts: list[torch.Tensor] = []
 
     def trained(**options: Any) -> Erasure:
         counted.update(unet=0, text_encoder=0)
@@ -156,6 +159,8 @@ def test_nothing_is_computed_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
             def forward(first: torch.Tensor, *rest: Any, name: str = name, inner: Any = inner, **named: Any) -> Any:
                 counted[name] += len(first)
+                if name == "text_encoder":
+                    texts.append(first.clone())
                 return inner(first, *rest, **named)
 
             getattr(pipe, name).forward = forward
@@ -165,11 +170,14 @@ def test_nothing_is_computed_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     before = trained().provenance.evaluations
     assert counted["unet"] == sum(before.values()), "the control: they are counted from the start"
     assert counted["text_encoder"] > 100
-    callback = {}
+    callback, before_texts = {}, list(texts)
+    texts.clear()
     after = trained(resume="latest").provenance.evaluations
     assert counted["unet"] == sum(after.values()) - sum(before.values())
     # The empty prompt, the concepts, those of the loss, and the candidates of an anchor for each concept.
     assert counted["text_encoder"] <= 1 + 3 + LIMITS.loss_prompts + 3 * LIMITS.anchor_candidates
+    for batch in texts:
+        assert any(equal(batch, other) for other in before_texts if batch.shape == other.shape), "in the same batches"
 
 
 def test_a_refinement_is_resumed_and_its_erasures_must_be_the_same(tmp_path: Path) -> None:
