@@ -46,18 +46,18 @@ class Encoded:
         """
         text = self._family.text
         for start in range(0, len(prompts), _BATCH):
-            batch = prompts[start : start + _BATCH]
-            rows = {prompt: kept[text] for prompt in batch if (kept := self._conditionings.get(prompt)) is not None}
-            if new := [prompt for prompt in dict.fromkeys(batch) if prompt not in rows]:
+            chosen = prompts[start : start + _BATCH]
+            rows = {prompt: kept[text] for prompt in chosen if (kept := self._conditionings.get(prompt)) is not None}
+            if batch := [prompt for prompt in dict.fromkeys(chosen) if prompt not in rows]:
                 with _quiet(self._family):
-                    conditioning = self._family.encode(new)
-                for i, prompt in enumerate(new):
+                    conditioning = self._family.encode(batch)
+                for i, prompt in enumerate(batch):
                     row = {key: value[i : i + 1] for key, value in conditioning.items()}
                     rows[prompt] = row[text]
                     if prompt in keep:
                         # A copy: a view would keep the whole batch in memory.
                         self._conditionings[prompt] = {key: v.to("cpu", copy=True) for key, v in row.items()}
-            yield batch, torch.cat([rows[prompt].to(self._device) for prompt in batch]).float()
+            yield chosen, torch.cat([rows[prompt].to(self._device) for prompt in chosen]).float()
 
     def rows(self, prompts: Sequence[str]) -> Conditioning:
         """Conditionings of N prompts that were added, on the pipeline's device."""
