@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import FrozenInstanceError, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -150,3 +151,32 @@ def test_how_a_training_runs_is_checked_and_not_learned(name: str) -> None:
     assert getattr(RunConfig(**{name: True}), name) is True
     with pytest.raises(TypeError, match=rf"^`{name}` must be True or False, got 1.$"):
         RunConfig(**{name: 1})
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "message"),
+    [
+        ({"output_dir": 3}, TypeError, "`output_dir` must be a path, got 3 of type int."),
+        ({"output_dir": " "}, ValueError, "`output_dir` is empty: got ' '; give a path, or None."),
+        ({"resume": True}, TypeError, "`resume` must be a path, got True of type bool."),
+        ({"output_dir": "x", "checkpoint_every": 0}, ValueError, "`checkpoint_every` must be 1 or more, got 0."),
+        ({"keep_checkpoints": 0}, ValueError, "`keep_checkpoints` must be 1 or more, got 0."),
+        (
+            {"resume": "latest"}, ValueError,
+            "`resume`='latest' needs `output_dir`, the folder of the checkpoints; got output_dir=None.",
+        ),
+        (
+            {"checkpoint_every": 5}, ValueError,
+            "`checkpoint_every`=5 needs `output_dir`, the folder of the checkpoints; got output_dir=None.",
+        ),
+    ],
+)  # fmt: skip
+def test_wrong_checkpoints_are_refused(values: dict[str, Any], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=f"^{re.escape(message)}$"):
+        RunConfig(**values)
+
+
+def test_checkpoints_are_in_a_folder_of_the_adapter(tmp_path: Path) -> None:
+    run = RunConfig(output_dir=tmp_path, checkpoint_every=5, keep_checkpoints=2, resume="latest")
+    assert run.checkpoints("no-cat") == tmp_path / "no-cat"
+    assert RunConfig(resume="x/checkpoint-5").checkpoints("no-cat") is None, "it can be resumed and write none"

@@ -12,7 +12,17 @@ from controls import must_fail
 from safetensors.torch import save_file
 from tiny import tiny_pipeline
 
-from diffusers_esd.files import read_header, read_safetensors, stored_dtypes, whole, write_safetensors, write_text
+from diffusers_esd.files import (
+    read_header,
+    read_safetensors,
+    remove_folder,
+    remove_leftovers,
+    stored_dtypes,
+    sync,
+    whole,
+    write_safetensors,
+    write_text,
+)
 
 
 def test_the_stored_type_of_each_component(tmp_path: Path) -> None:
@@ -105,3 +115,32 @@ def test_files_have_the_permissions_of_the_umask(umask: int, tmp_path: Path) -> 
     assert modes["text"] == modes["weights"] == 0o666 & ~umask
     with must_fail("safetensors' own function does not follow the umask"):
         assert modes["control"] == 0o666 & ~umask
+
+
+def test_what_an_interruption_leaves_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder").mkdir()
+    write_text(tmp_path / "folder" / "file.txt", "x")
+    (tmp_path / ".hidden").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr("diffusers_esd.files.shutil.rmtree", interrupted_file)
+        with pytest.raises(BrokenOffError):
+            remove_folder(tmp_path / "folder")
+    (tmp_path / ".file.txt.1.tmp").touch()
+    left = names(tmp_path)
+    assert len(left) == 3
+    assert "folder" not in left, "its name is gone first"
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == [".hidden"]
+
+
+def test_a_folder_is_removed_and_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[os.stat_result] = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number)) or fsync(number))
+    file = write_text(tmp_path / "folder" / "file.txt", "x")
+    with must_fail("writing a file alone does not wait for the disk"):
+        assert synced
+    sync(file, file.parent)
+    assert [os.path.samestat(a, b.stat()) for a, b in zip(synced, (file, file.parent), strict=True)] == [True, True]
+    remove_folder(file.parent)
+    assert names(tmp_path) == []

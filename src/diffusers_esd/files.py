@@ -32,7 +32,7 @@ def whole(path: Path) -> Iterator[Path]:
         path: A file, which is replaced if it exists, or a folder that does not exist. Missing parents are created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _beside(path)
     try:
         yield temporary
         temporary.replace(path)
@@ -41,6 +41,33 @@ def whole(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def sync(*paths: Path) -> None:
+    """Wait until files, and entries of folders, are on the disk, so that they survive a power failure."""
+    for path in paths:
+        if path.is_file() or os.name == "posix":  # other systems cannot open a folder
+            descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder. If that is interrupted, nothing stays under its name."""
+    temporary = _beside(path)
+    path.replace(temporary)
+    shutil.rmtree(temporary)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what an interrupted `whole` or `remove_folder` of any process has left in a folder."""
+    for path in folder.glob(".*.tmp"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -114,6 +141,11 @@ def stored_dtypes(folder: Path) -> dict[str, torch.dtype]:
         if sizes and (stored := sizes.most_common(1)[0][0]) in _FLOATS:
             dtypes[component.name] = getattr(torch, _FLOATS[stored])
     return dtypes
+
+
+def _beside(path: Path) -> Path:
+    """The temporary path, in the same folder."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def _header_entries(file: Path) -> Any:

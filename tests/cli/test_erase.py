@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
 from controls import must_fail
 from tiny import tiny_pipeline
 
@@ -64,3 +65,26 @@ def test_erase_draws_a_first_look_if_asked(model: str, tmp_path: Path, capsys: p
     assert main([*arguments, *QUICK]) == 0
     with must_fail("nothing is drawn without the option"):
         assert Erasure.from_pretrained(folder).picture is not None
+
+
+def test_a_training_goes_on_from_its_checkpoint(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def arguments(name: str, *others: str) -> list[str]:
+        return ["erase", model, "a cat", "-o", str(tmp_path / name), "--device", "cpu", *others, *QUICK]
+
+    assert main(arguments("expected")) == 0
+    given = ["--output-dir", str(tmp_path / "runs"), "--checkpoint-every", "1", "--keep-checkpoints", "2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("no memory")))
+        assert main(arguments("broken", *given)) == 1
+    printed = capsys.readouterr().err
+    assert "error: no memory\n" in printed
+    assert "The training can go on from its last checkpoint: resume='" in printed
+    assert "To need less memory, try, what saves most first: gradient_checkpointing=True" in printed
+    assert main(arguments("resumed", *given, "--resume", "latest")) == 0
+    assert {path.name for path in (tmp_path / "runs" / "no-a-cat").iterdir()} == {"checkpoint-1", "checkpoint-2"}
+    both = [dict(Erasure.from_pretrained(tmp_path / name).weights) for name in ("expected", "resumed")]
+    assert all(torch.equal(weight, both[1][key]) for key, weight in both[0].items())
+    assert main(arguments("again", *given)) == 1
+    assert "contains checkpoints of an earlier training" in capsys.readouterr().err

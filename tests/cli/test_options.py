@@ -37,6 +37,10 @@ def test_options_are_the_fields_of_a_configuration() -> None:
     assert given(ESDConfig, ["--anchor", "an animal", ""]) == ESDConfig(anchor=("an animal", ""))
     assert given(RunConfig, ["--offload"]) == RunConfig(offload=True)
     assert given(RunConfig, []) == RunConfig()
+    values = ["--output-dir", "runs", "--checkpoint-every", "50", "--keep-checkpoints", "3", "--resume", "latest"]
+    assert given(RunConfig, values) == RunConfig(
+        output_dir="runs", checkpoint_every=50, keep_checkpoints=3, resume="latest"
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from controls import must_fail
 from tiny import tiny_flux, tiny_pipeline, tiny_sd3, tiny_xl
 
 from diffusers_esd import ESDTrainer, Limits
@@ -102,3 +103,20 @@ def test_only_what_is_asked_for_is_kept_and_on_the_cpu() -> None:
     assert encoded.nbytes() == row.nbytes
     with pytest.raises(KeyError):
         encoded.rows(["a dog"])
+
+
+def test_what_is_kept_is_not_encoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    family = family_for(tiny_pipeline())
+    prompts = ["a cat", "a dog", "a cat", "a rocket"]
+    ((_, expected),) = Encoded(family).states(prompts)
+    encoded = Encoded(family)
+    encoded.add(["a dog"])
+    asked: list[list[str]] = []
+    encode = type(family).encode
+    monkeypatch.setattr(type(family), "encode", lambda self, batch: asked.append(list(batch)) or encode(self, batch))
+    ((same_prompts, states),) = encoded.states(prompts)
+    assert same_prompts == prompts
+    assert asked == [["a cat", "a rocket"]]
+    torch.testing.assert_close(states, expected)
+    with must_fail("prompts differ"):
+        torch.testing.assert_close(states, expected.flip(0))

@@ -19,7 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The arguments; `None` means those of the process.
 
     Returns:
-        0, 1 after an error that is printed, 130 after Ctrl-C. A wrong call exits with 2.
+        0, 1 after an error that is printed, 130 after Ctrl-C. A wrong call exits with 2. SIGTERM ends the process; a
+            shell shows 143.
     """
     parser = argparse.ArgumentParser(prog="diffusers-esd", description="Erase concepts from text-to-image models.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
     except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -7,7 +7,7 @@ stays fixed, so the result answers only what its parts answered.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,8 +25,10 @@ from ..limits import Limits
 from ..low_rank import Layers
 from ..names import default_name
 from ..run import RunConfig
+from ..training.checkpoint import find
 from ..training.encoding import warn_of_long
-from ..training.progress import Progress
+from ..training.identity import identify
+from ..training.progress import Callback
 from ..training.prompts import check_concepts, choose, given_prompts
 from ..training.surroundings import trainable
 from ..training.task import Task
@@ -49,7 +51,7 @@ def refine(
     run: RunConfig | None = None,
     limits: Limits | None = None,
     family: Family | None = None,
-    callback: Callable[[Progress], None] | None = None,
+    callback: Callback | None = None,
     **overrides: Any,
 ) -> Erasure:
     """One erasure of all concepts, trained on from the sum of several.
@@ -65,7 +67,7 @@ def refine(
         run: How the training runs; `None` means the defaults.
         limits: The fixed numbers of the vocabulary.
         family: The family of the pipeline; `None` finds it by the pipeline's class.
-        callback: Called after every iteration.
+        callback: Called after every iteration. If it returns `"stop"`, the training ends.
         overrides: Fields of `ESDConfig` to change. The others are those of the first part that has a configuration;
             anchors and synonyms are those of all parts, something is always preserved, and training does not stop
             early.
@@ -76,8 +78,9 @@ def refine(
     Raises:
         TypeError: If a scale, the rank or a field has the wrong type.
         ValueError: If there is no source, the configuration of a part has `erase_from`, the erasures do not fit the
-            pipeline or one another, or a field follows from them and cannot be changed.
-        FileNotFoundError: If there is no erasure at a path or Hub id.
+            pipeline or one another, a field follows from them and cannot be changed, or the checkpoint of `resume` is
+            of another training.
+        FileNotFoundError: If there is no erasure at a path or Hub id, or `resume` is not a checkpoint.
 
     Warns:
         UserWarning: If the iterations are too few for so many concepts.
@@ -99,6 +102,7 @@ def refine(
     config = replace(config, rank=merged.rank)
     with trainable(family, _loaded(denoiser, family.component, parts)), adapter.as_found(denoiser):
         warn_of_long(family, given_prompts(config, concepts))
+        checkpoint = find(trainer.run, name, identify(family, config, trainer.limits, concepts, (), start))
         task = Task(
             family=family,
             config=config,
@@ -106,10 +110,12 @@ def refine(
             limits=trainer.limits,
             name=name,
             selection=Selection(config.group, tuple(start), names_pattern(start)),
-            prompts=choose(family, config, trainer.limits, concepts),
+            prompts=choose(family, config, trainer.limits, concepts)
+            if checkpoint is None
+            else checkpoint.prepared.prompts,
             start=start,
         )
-        refined = train(task, callback)
+        refined = train(task, callback, checkpoint)
     origin = merged.provenance
     provenance = replace(refined.provenance, origin="refined", parts=origin.parts, rank_error=origin.rank_error)
     return replace(refined, provenance=provenance)

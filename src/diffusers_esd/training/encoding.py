@@ -38,22 +38,26 @@ class Encoded:
             pass
 
     def states(self, prompts: Sequence[str], *, keep: Collection[str] = ()) -> Iterator[tuple[Sequence[str], Tensor]]:
-        """Batches of prompts and their token states, (n, tokens, width), float32.
+        """Batches of prompts and their token states, (n, tokens, width), float32. What is kept is not encoded again.
 
         Args:
             prompts: The prompts.
             keep: Those whose conditionings are kept.
         """
+        text = self._family.text
         for start in range(0, len(prompts), _BATCH):
-            batch = prompts[start : start + _BATCH]
-            with _quiet(self._family):
-                conditioning = self._family.encode(batch)
-            for i, prompt in enumerate(batch):
-                if prompt in keep and prompt not in self._conditionings:
-                    # A copy: a view would keep the whole batch in memory.
-                    row = {key: value[i : i + 1].to("cpu", copy=True) for key, value in conditioning.items()}
-                    self._conditionings[prompt] = row
-            yield batch, conditioning[self._family.text].float()
+            chosen = prompts[start : start + _BATCH]
+            rows = {prompt: kept[text] for prompt in chosen if (kept := self._conditionings.get(prompt)) is not None}
+            if batch := [prompt for prompt in dict.fromkeys(chosen) if prompt not in rows]:
+                with _quiet(self._family):
+                    conditioning = self._family.encode(batch)
+                for i, prompt in enumerate(batch):
+                    row = {key: value[i : i + 1] for key, value in conditioning.items()}
+                    rows[prompt] = row[text]
+                    if prompt in keep:
+                        # A copy: a view would keep the whole batch in memory.
+                        self._conditionings[prompt] = {key: v.to("cpu", copy=True) for key, v in row.items()}
+            yield chosen, torch.cat([rows[prompt].to(self._device) for prompt in chosen]).float()
 
     def rows(self, prompts: Sequence[str]) -> Conditioning:
         """Conditionings of N prompts that were added, on the pipeline's device."""

@@ -1,20 +1,25 @@
-"""The loop of a training. It ends when all concepts are done, after `iterations`, or at Ctrl-C.
+"""The loop of a training. It ends when all concepts are done, after `iterations`, at Ctrl-C or SIGTERM, or if the
+callback returns "stop".
 
 A concept that is done rests: it is not trained, but measured from time to time, and trained again if it comes back.
+Checkpoints are written between two iterations: an iteration that fails has changed a part of the state.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
 from ..config import ESDConfig
 from .anchors import Anchors
+from .checkpoint import Checkpoints
+from .interruption import Interruption
 from .iteration import Iteration
 from .networks import Networks
-from .progress import Progress
+from .progress import Callback, Progress
 from .prompts import Prompts
 from .state import new_state
 
@@ -31,6 +36,7 @@ class Training:
         parameters: The weights that train.
         prompts: The prompts.
         anchors: The anchor of each concept.
+        checkpoints: Writes checkpoints, and knows the one to go on from.
 
     Attributes:
         state: What the iterations change.
@@ -44,37 +50,65 @@ class Training:
         parameters: Sequence[nn.Parameter],
         prompts: Prompts,
         anchors: Anchors,
+        checkpoints: Checkpoints,
     ) -> None:
         self.config, self.networks, self.prompts, self.anchors = config, networks, prompts, anchors
-        self.state = new_state(config, networks, parameters, prompts)
+        saved = None if checkpoints.resumed is None else checkpoints.resumed.training
+        self.state = new_state(config, networks, parameters, prompts, None if saved is None else saved["state"])
+        if saved is not None:
+            networks.evaluations.update(saved["evaluations"])
         self.complete = False
+        self._checkpoints, self._is_whole = checkpoints, True
         self._iteration = Iteration(config, anchors.prompts, networks, self.state)
 
-    def run(self, callback: Callable[[Progress], None] | None) -> None:
-        """Iterate to the end.
+    def state_dict(self) -> dict[str, Any]:
+        """What iterations change. The tensors are not copied."""
+        return {"state": self.state.state_dict(), "evaluations": self.networks.evaluations}
+
+    def run(self, callback: Callback | None) -> None:
+        """Iterate to the end. An error says where the last checkpoint is.
 
         Args:
             callback: Called after every iteration.
         """
-        state = self.state
-        try:
-            bar = self.networks.schedule.family.pipe.progress_bar(total=self.config.iterations)
-            with bar:
-                while len(state.history) < self.config.iterations and state.erase.has_work():
-                    progress = self.iterate()
-                    bar.set_postfix(loss=f"{progress.loss:.4f}", alignment=f"{progress.smoothed_alignment:.2f}")
-                    bar.update()
-                    if callback is not None:
-                        callback(progress)
-            self.complete = True
-        except KeyboardInterrupt:
-            pass
+        with Interruption() as interruption:
+            try:
+                self._save()  # what was prepared took time
+                self._iterate(callback, interruption)
+                self._save()
+            except BaseException as error:
+                if self._is_whole:
+                    self._save()
+                if not isinstance(error, KeyboardInterrupt):
+                    self._checkpoints.explain(error)
+                    raise
+
+    def _iterate(self, callback: Callback | None, interruption: Interruption) -> None:
+        state, stop = self.state, False
+        with self.networks.schedule.family.pipe.progress_bar(total=self.config.iterations) as bar:
+            bar.update(len(state.history))
+            while self._has_work() and not stop and not interruption.requested:
+                progress = self.iterate()
+                bar.set_postfix(loss=f"{progress.loss:.4f}", alignment=f"{progress.smoothed_alignment:.2f}")
+                bar.update()
+                stop = callback is not None and callback(progress) == "stop"
+                if self._checkpoints.is_due(progress.iteration):
+                    self._save()
+        self.complete = not self._has_work()
+
+    def _has_work(self) -> bool:
+        return len(self.state.history) < self.config.iterations and self.state.erase.has_work()
+
+    def _save(self) -> None:
+        self._checkpoints.save(len(self.state.history), self.state_dict())
 
     def iterate(self) -> Progress:
         """One optimiser update. Then concepts that are done rest, and those whose alignment has risen wake."""
         state = self.state
+        self._is_whole = False
         self._iteration.update()
         self._settle()
+        self._is_whole = True
         smoothed = state.alignments.mean()
         assert smoothed is not None
         loss, alignment = state.history[-1]

@@ -1,4 +1,4 @@
-"""What a training does for memory, and undoes afterwards: offloading, gradient checkpointing."""
+"""What a training does for memory, and undoes afterwards: offloading, gradient checkpointing. What else would help."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from diffusers.training_utils import free_memory, offload_models
 from diffusers.utils.torch_utils import unwrap_module
 from torch import nn
 
+from ..config import ESDConfig
 from ..denoiser import Denoiser, has_hooks
 from ..families import Family
 from ..run import RunConfig
@@ -44,6 +45,24 @@ def checkpointed(family: Family, run: RunConfig) -> Iterator[None]:
 def _checkpoint(module: nn.Module, *inputs: Any) -> Any:
     # A CUDA graph cannot contain the reading of a random state. Nothing in the denoiser is random in evaluation mode.
     return torch.utils.checkpoint.checkpoint(module.__call__, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+
+@contextmanager
+def advised(config: ESDConfig, run: RunConfig) -> Iterator[None]:
+    """Out of memory, an error says what would need less, what saves most first."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        batch = f"batch_size=1, gradient_accumulation_steps={config.batch_size * config.gradient_accumulation_steps}"
+        others = [
+            "" if run.gradient_checkpointing else "gradient_checkpointing=True (a checkpoint can be resumed with it)",
+            batch if config.batch_size > 1 else "",
+            "" if run.offload else "offload=True (a checkpoint can be resumed with it)",
+            "a smaller `size`",
+            f"a `rank` below {config.rank}" if config.rank > 1 else "",
+        ]
+        error.add_note("To need less memory, try, what saves most first: " + "; ".join(filter(None, others)) + ".")
+        raise
 
 
 @contextmanager

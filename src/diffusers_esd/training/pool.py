@@ -8,8 +8,9 @@ and the cost are in `docs/theory.md`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,12 +64,27 @@ class TrajectoryPool(Sampler):
         stride: Positions that a member moves at a time.
     """
 
-    def _begin(self, states: int, at_a_time: int | None) -> None:
+    def _set_up(self, states: int, at_a_time: int | None) -> None:
         self._size = pool_size(len(self._prompts), self._batch_size, at_a_time)
         self.stride = pool_stride(len(self._prompts), self._steps, states)
         self._shuffle = self._stream("turns")
         self.members: dict[int, Member] = {}
+
+    def _begin(self) -> None:
         self._add(range(self._size))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The members in their order, and the generator of the rounds."""
+        members = [vars(member) for member in self.members.values()]
+        return {**super().state_dict(), "members": members, "turns": self._shuffle.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        super().load_state_dict(state)
+        device = self._schedule.family.device
+        members = [Member(**{**member, "x_t": member["x_t"].to(device)}) for member in state["members"]]
+        self.members = {member.index: member for member in members}
+        self._shuffle.set_state(state["turns"])
 
     def _add(self, indices: Sequence[int]) -> None:
         """Add members, at positions evenly spread over the schedule."""

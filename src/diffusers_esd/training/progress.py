@@ -6,8 +6,9 @@ Smoothed alignment is a ratio of two moving averages, `average(<e_student - e_nu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -32,6 +33,10 @@ class Progress:
     alignment: float
     smoothed_alignment: float
     alignments: Mapping[str, float]
+
+
+Callback = Callable[[Progress], object]
+"""Called after every iteration. If it returns `"stop"`, the training ends."""
 
 
 class Alignments:
@@ -63,6 +68,14 @@ class Alignments:
             # Both averages start at 0, which cancels in their ratio.
             self._averages[prompt] = (_SMOOTHING * a + new, _SMOOTHING * b + norm)
             self.visits[prompt] = self.visits.get(prompt, 0) + 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averages and the numbers of visits."""
+        return {"averages": self._averages, "visits": self.visits}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self._averages, self.visits = dict(state["averages"]), dict(state["visits"])
 
     def values(self) -> dict[str, float]:
         """The smoothed alignment of each prompt that was drawn."""

@@ -7,9 +7,11 @@ the adapter may answer, `loop` trains it, `record` collects what happened.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+
+from torch import Tensor
 
 from ..adapter import Adapter, read_weights
 from ..arguments import warn_user
@@ -17,48 +19,44 @@ from ..denoiser import active_scales
 from ..erasure import Erasure
 from ..summary import is_intact, outcome
 from .anchors import AnchorFinder
+from .checkpoint import Checkpoint, Checkpoints, Prepared
 from .encoding import Encoded
 from .graphs import Graphs, obstacle
 from .inputs import uncompiled
 from .loop import Training
-from .memory import checkpointed, offloaded
+from .memory import advised, checkpointed, offloaded
 from .networks import Networks
-from .null_space import NullSpace, NullSpaceFinder
+from .null_space import NullSpaceFinder
 from .plan import Plan, make_plan
-from .progress import Progress
+from .progress import Callback
 from .record import record
 from .task import Task
 
 
-def train(task: Task, callback: Callable[[Progress], None] | None) -> Erasure:
+def train(task: Task, callback: Callback | None, checkpoint: Checkpoint | None = None) -> Erasure:
     """Train an adapter. It stays on the denoiser, active; after an error it is removed.
 
     Args:
         task: What to train.
         callback: Called after every iteration.
+        checkpoint: Where to go on from, and whose prompts the task has; `None` starts from the beginning.
     """
-    started = time.monotonic()
+    started = time.monotonic() - (0.0 if checkpoint is None else checkpoint.seconds)
     config, family, prompts = task.config, task.family, task.prompts
     active = active_scales(family.denoiser)
     encoded = Encoded(family)
-    # All prompts are encoded here: the text encoders are not needed any more when the denoiser is.
-    anchor_finder = _anchor_finder(task, encoded)
-    finder = _null_space_finder(task, encoded)
-    encoded.add(["", *prompts.concepts, *prompts.student, *prompts.loss, *anchor_finder.prompts])
-    with offloaded(family, task.run):
-        with uncompiled(family.denoiser):
-            anchors = anchor_finder.find()
-            space = None if finder is None else finder.find()
-        with _attached(task, space) as adapter:
+    with advised(config, task.run), _prepared(task, encoded, checkpoint) as prepared:
+        checkpoints = Checkpoints(task, prepared, checkpoint, started)
+        with _attached(task, prepared.fixed_a) as adapter:
             with adapter.training(), checkpointed(family, task.run):
                 schedule = family.schedule(config.num_inference_steps, task.shape, config.guidance_scale)
                 graphs = Graphs(family.device, adapter.parameters, obstacle(family, task.run))
                 networks = Networks(schedule, adapter, encoded, graphs)
-                training = Training(config, networks, adapter.parameters, prompts, anchors)
+                training = Training(config, networks, adapter.parameters, prompts, prepared.anchors, checkpoints)
                 training.run(callback)
             adapter.fold_scale()
             provenance = replace(
-                record(family, task.limits, training, adapter.selection, task.selection, space),
+                record(family, task.limits, training, adapter.selection, task.selection, prepared.space),
                 active=active,
                 beside=task.beside,
                 seconds=round(time.monotonic() - started, 2),
@@ -66,6 +64,35 @@ def train(task: Task, callback: Callable[[Progress], None] | None) -> Erasure:
             if provenance.complete and is_intact(config, provenance):
                 warn_user(f"Nothing was erased. {outcome(config, provenance)}.")
             return Erasure(task.name, read_weights(family.denoiser, task.name, family.component), config, provenance)
+
+
+@contextmanager
+def _prepared(task: Task, encoded: Encoded, checkpoint: Checkpoint | None) -> Iterator[Prepared]:
+    """What is known before the first iteration, found or from a checkpoint; inside, other models may be offloaded.
+
+    All prompts are encoded here: the text encoders are not needed any more when the denoiser is.
+    """
+    family, prompts = task.family, task.prompts
+    # The prompts of the loss first, and in the same batches in a resumed training: in its last bits, an encoding
+    # depends on the number of prompts in its batch.
+    encoded.add(["", *prompts.concepts, *prompts.student, *prompts.loss])
+    if checkpoint is not None:
+        encoded.add(checkpoint.prepared.compared)
+        with offloaded(family, task.run):
+            yield checkpoint.prepared
+        return
+    anchor_finder = _anchor_finder(task, encoded)
+    encoded.add(anchor_finder.prompts)
+    finder = _null_space_finder(task, encoded)
+    with offloaded(family, task.run):
+        with uncompiled(family.denoiser):
+            anchors = anchor_finder.find()
+            space = None if finder is None else finder.find()
+        fixed_a: Mapping[str, Tensor] | None = None if space is None else space.fixed_a
+        if task.start is not None:
+            fixed_a = {layer: a for layer, (a, _) in task.start.items()}
+        compared = tuple(anchor_finder.prompts)
+        yield Prepared(prompts=prompts, compared=compared, anchors=anchors, space=space, fixed_a=fixed_a)
 
 
 def plan(task: Task) -> Plan:
@@ -90,12 +117,8 @@ def _null_space_finder(task: Task, encoded: Encoded) -> NullSpaceFinder | None:
 
 
 @contextmanager
-def _attached(task: Task, space: NullSpace | None) -> Iterator[Adapter]:
+def _attached(task: Task, fixed_a: Mapping[str, Tensor] | None) -> Iterator[Adapter]:
     """A new adapter on the denoiser, which is removed after an error."""
-    fixed_a, first_b = None if space is None else space.fixed_a, None
-    if task.start is not None:
-        fixed_a = {layer: a for layer, (a, _) in task.start.items()}
-        first_b = {layer: b for layer, (_, b) in task.start.items()}
     adapter = Adapter(
         task.family.denoiser,
         task.name,
@@ -104,7 +127,7 @@ def _attached(task: Task, space: NullSpace | None) -> Iterator[Adapter]:
         lora_alpha=task.config.lora_alpha or task.config.rank,
         seed=task.config.seed,
         fixed_a=fixed_a,
-        first_b=first_b,
+        first_b=None if task.start is None else {layer: b for layer, (_, b) in task.start.items()},
     )
     try:
         yield adapter

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from importlib.util import find_spec
 from typing import Any, Literal, overload
@@ -20,9 +20,11 @@ from ..groups import Selection, select
 from ..limits import Limits
 from ..names import default_name
 from ..run import RunConfig
+from .checkpoint import find
 from .encoding import warn_of_long
+from .identity import identify
 from .plan import Plan
-from .progress import Progress
+from .progress import Callback
 from .prompts import check_concepts, choose, given_prompts
 from .surroundings import own_settings, trainable
 from .task import Task
@@ -81,7 +83,7 @@ class ESDTrainer:
         *,
         name: str | None = None,
         beside: Sequence[str] = (),
-        callback: Callable[[Progress], None] | None = None,
+        callback: Callback | None = None,
         dry_run: Literal[False] = False,
     ) -> Erasure: ...
 
@@ -92,7 +94,7 @@ class ESDTrainer:
         *,
         name: str | None = None,
         beside: Sequence[str] = (),
-        callback: Callable[[Progress], None] | None = None,
+        callback: Callback | None = None,
         dry_run: Literal[True],
     ) -> Plan: ...
 
@@ -102,7 +104,7 @@ class ESDTrainer:
         *,
         name: str | None = None,
         beside: Sequence[str] = (),
-        callback: Callable[[Progress], None] | None = None,
+        callback: Callback | None = None,
         dry_run: bool = False,
     ) -> Erasure | Plan:
         """Train an adapter that erases a concept. It stays on the pipeline, and what was active before stays active.
@@ -112,17 +114,20 @@ class ESDTrainer:
             name: Name of the adapter; `None` makes one from the concept, such as `"no-van-gogh"`.
             beside: Names of adapters, such as earlier erasures, that are switched off during training. The new erasure
                 then does not depend on them. By default it is trained on top of everything that is active.
-            callback: Called after every iteration.
+            callback: Called after every iteration. If it returns `"stop"`, the training ends, as after Ctrl-C.
             dry_run: Only return what would be trained and what it would cost. Nothing is trained, and the denoiser is
                 evaluated only to find anchors (`anchor="auto"`).
 
         Returns:
-            The erasure. After Ctrl-C during the iterations it is the state at that moment, and `provenance.complete` is
-                false. With `dry_run`, the plan.
+            The erasure. After Ctrl-C it is the state at the end of that iteration, and `provenance.complete` is false;
+                a second Ctrl-C does not wait for the end. With `dry_run`, the plan.
 
         Raises:
             TypeError: If a concept is not a string.
-            ValueError: If a concept is empty, a name cannot be used, or the pipeline cannot be trained.
+            ValueError: If a concept is empty, a name cannot be used, the pipeline cannot be trained, or the checkpoint
+                of `resume` is damaged or of another training.
+            FileNotFoundError: If `resume` is not a checkpoint.
+            FileExistsError: If `output_dir` has checkpoints of this name, and `resume` does not go on from them.
 
         Warns:
             UserWarning: If the iterations are too few for so many concepts.
@@ -136,6 +141,9 @@ class ESDTrainer:
         check_present(denoiser, beside)
         with trainable(self.family, beside):
             warn_of_long(self.family, given_prompts(self.config, concepts))
+            checkpoint = None
+            if not dry_run:
+                checkpoint = find(self.run, name, identify(self.family, self.config, self.limits, concepts, beside))
             task = Task(
                 family=self.family,
                 config=self.config,
@@ -143,10 +151,12 @@ class ESDTrainer:
                 limits=self.limits,
                 name=name,
                 selection=selection,
-                prompts=choose(self.family, self.config, self.limits, concepts),
+                prompts=choose(self.family, self.config, self.limits, concepts)
+                if checkpoint is None
+                else checkpoint.prepared.prompts,
                 beside=beside,
             )
-            return plan(task) if dry_run else train(task, callback)
+            return plan(task) if dry_run else train(task, callback, checkpoint)
 
     def schedule(self) -> Schedule:
         """The schedule of the trajectories, on the pipeline's device.

@@ -12,9 +12,9 @@ x_t lies on a denoising trajectory of a prompt. A trajectory starts from noise, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -65,6 +65,12 @@ class Trajectory(Protocol):
     def advance(self, states: States, e_rollout: Tensor, e_null: Tensor) -> None:
         """Move the trajectories of `states` on, with the predictions made there, each (B, C, H, W)."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+
 
 class Sampler:
     """What both sources share.
@@ -78,6 +84,7 @@ class Sampler:
         rollout: Whose prediction moves a trajectory.
         states: About how many will be drawn in total.
         at_a_time: Largest number of prompts that have trajectories at a time; `None` means all.
+        begin: Whether trajectories start; `False` if `load_state_dict` follows.
 
     Attributes:
         networks: Teacher and student.
@@ -95,6 +102,7 @@ class Sampler:
         rollout: Rollout,
         states: int,
         at_a_time: int | None = None,
+        begin: bool = True,
     ) -> None:
         self.networks = networks
         self._schedule = networks.schedule
@@ -104,10 +112,23 @@ class Sampler:
         self._rollout = rollout
         self._steps = len(self._schedule.timesteps)
         self.resting: set[str] = set()
-        self._begin(states, at_a_time)
+        self._set_up(states, at_a_time)
+        if begin:
+            self._begin()
 
-    def _begin(self, states: int, at_a_time: int | None) -> None:
-        """Prepare `draw`; called at the end of the constructor."""
+    def _set_up(self, states: int, at_a_time: int | None) -> None:
+        """Prepare `draw`, without an evaluation."""
+
+    def _begin(self) -> None:
+        """Start trajectories."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes."""
+        return {"resting": sorted(self.resting)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.resting = set(state["resting"])
 
     def rest(self, prompt: str) -> None:
         """Stop drawing a prompt, because it does not need more training."""
@@ -145,9 +166,18 @@ class FreshTrajectory(Sampler):
     The prompt that was drawn least comes next.
     """
 
-    def _begin(self, states: int, at_a_time: int | None) -> None:
+    def _set_up(self, states: int, at_a_time: int | None) -> None:
         self._drawn = 0
         self._visits = dict.fromkeys(self._prompts, 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many states were drawn, and how many of each prompt."""
+        return {**super().state_dict(), "drawn": self._drawn, "visits": self._visits}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        super().load_state_dict(state)
+        self._drawn, self._visits = state["drawn"], dict(state["visits"])
 
     def wake(self, prompt: str) -> None:
         """Draw a resting prompt again, as often as the others."""
