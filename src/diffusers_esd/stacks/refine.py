@@ -25,7 +25,7 @@ from ..limits import Limits
 from ..low_rank import Layers
 from ..names import default_name
 from ..run import RunConfig
-from ..training.encoding import warn_of_long
+from ..training.encoding import Encoded, warn_of_long
 from ..training.progress import Progress
 from ..training.prompts import check_concepts, choose, given_prompts
 from ..training.surroundings import trainable
@@ -99,6 +99,7 @@ def refine(
     config = replace(config, rank=merged.rank)
     with trainable(family, _loaded(denoiser, family.component, parts)), adapter.as_found(denoiser):
         warn_of_long(family, given_prompts(config, concepts))
+        encoded = Encoded(family)
         task = Task(
             family=family,
             config=config,
@@ -106,7 +107,8 @@ def refine(
             limits=trainer.limits,
             name=name,
             selection=Selection(config.group, tuple(start), names_pattern(start)),
-            prompts=choose(family, config, trainer.limits, concepts),
+            prompts=choose(encoded, config, trainer.limits, concepts),
+            encoded=encoded,
             start=start,
         )
         refined = train(task, callback)

@@ -15,7 +15,6 @@ from ..adapter import Adapter, read_weights
 from ..denoiser import active_scales
 from ..erasure import Erasure
 from .anchors import AnchorFinder
-from .encoding import Encoded
 from .inputs import uncompiled
 from .loop import Training
 from .memory import checkpointed, offloaded
@@ -37,11 +36,13 @@ def train(task: Task, callback: Callable[[Progress], None] | None) -> Erasure:
     started = time.monotonic()
     config, family, prompts = task.config, task.family, task.prompts
     active = active_scales(family.denoiser)
-    encoded = Encoded(family)
-    # All prompts are encoded here: the text encoders are not needed any more when the denoiser is.
-    anchor_finder = _anchor_finder(task, encoded)
-    finder = _null_space_finder(task, encoded)
-    encoded.add(["", *prompts.concepts, *prompts.student, *prompts.loss, *anchor_finder.prompts])
+    encoded = task.encoded
+    # All prompts are encoded here, each once: the text encoders are not needed any more when the denoiser is.
+    anchor_finder = _anchor_finder(task)
+    needed = ["", *prompts.concepts, *prompts.student, *prompts.loss, *anchor_finder.prompts]
+    encoded.add(needed)
+    finder = _null_space_finder(task)
+    encoded.keep_only([*needed, *([] if finder is None else finder.prompts)])
     with offloaded(family, task.run):
         with uncompiled(family.denoiser):
             anchors = anchor_finder.find()
@@ -64,23 +65,22 @@ def train(task: Task, callback: Callable[[Progress], None] | None) -> Erasure:
 
 def plan(task: Task) -> Plan:
     """What a training would do and cost. The denoiser is evaluated only to find anchors."""
-    encoded = Encoded(task.family)
-    finder = _anchor_finder(task, encoded)
-    encoded.add(["", *task.prompts.concepts, *finder.prompts])
+    finder = _anchor_finder(task)
+    task.encoded.add(["", *task.prompts.concepts, *finder.prompts])
     with uncompiled(task.family.denoiser):
         anchors = finder.find()
     return make_plan(task, anchors)
 
 
-def _anchor_finder(task: Task, encoded: Encoded) -> AnchorFinder:
-    return AnchorFinder(task.family, task.config, task.limits, task.prompts.concepts, encoded, task.shape)
+def _anchor_finder(task: Task) -> AnchorFinder:
+    return AnchorFinder(task.family, task.config, task.limits, task.prompts.concepts, task.encoded, task.shape)
 
 
-def _null_space_finder(task: Task, encoded: Encoded) -> NullSpaceFinder | None:
+def _null_space_finder(task: Task) -> NullSpaceFinder | None:
     if not task.is_confined:
         return None
     names = task.selection.confinable().names
-    return NullSpaceFinder(task.family, task.config, task.limits, task.prompts, names, encoded, task.shape)
+    return NullSpaceFinder(task.family, task.config, task.limits, task.prompts, names, task.encoded, task.shape)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from ..groups import Selection, select
 from ..limits import Limits
 from ..names import default_name
 from ..run import RunConfig
-from .encoding import warn_of_long
+from .encoding import Encoded, warn_of_long
 from .plan import Plan
 from .progress import Progress
 from .prompts import check_concepts, choose, given_prompts
@@ -136,6 +136,7 @@ class ESDTrainer:
         check_present(denoiser, beside)
         with trainable(self.family, beside):
             warn_of_long(self.family, given_prompts(self.config, concepts))
+            encoded = Encoded(self.family)
             task = Task(
                 family=self.family,
                 config=self.config,
@@ -143,7 +144,8 @@ class ESDTrainer:
                 limits=self.limits,
                 name=name,
                 selection=selection,
-                prompts=choose(self.family, self.config, self.limits, concepts),
+                prompts=choose(encoded, self.config, self.limits, concepts),
+                encoded=encoded,
                 beside=beside,
             )
             return plan(task) if dry_run else train(task, callback)
