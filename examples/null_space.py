@@ -23,8 +23,8 @@ from diffusers_esd.training.moments import Inputs
 from diffusers_esd.training.null_space import NullSpace, NullSpaceFinder
 from diffusers_esd.training.prompts import choose
 
-TRAJECTORIES, STEPS = (16, 32, 64, 96, 128, 192), (3, 6)
-WORDS = ("cat", "pizza", "rocket")
+TRAJECTORIES, STEPS = (16, 32, 64, 96, 128), (3, 6)
+WORDS = ("cat", "pizza")
 CONFIG = ESDConfig(**settings("esd-u"))
 
 
@@ -72,8 +72,9 @@ def main() -> None:
             leaks += [space.leaks[name] for name in space.fixed_a]
             again += [fresh[word][name].leak(a) for name, a in space.fixed_a.items()]
         above = sum(leak > limits.largest_leak for leak in again) / len(again)
-        means = f"{sum(leaks) / len(leaks):.3f} | {sum(again) / len(again):.3f} | {above:.0%}"
-        print(f"| {n} + {limits.concept_trajectories} | {steps} | {cost} | {layers / len(words):.0f} | {means} |", flush=True)
+        means = f"{sum(leaks) / len(leaks):.3f} | {sum(again) / len(again):.3f}"
+        first = f"| {n} + {limits.concept_trajectories} | {steps} | {cost} | {layers / len(words):.0f}"
+        print(f"{first} | {means} | {above:.0%} |", flush=True)
 
 
 if __name__ == "__main__":

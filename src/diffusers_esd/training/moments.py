@@ -30,6 +30,7 @@ from .encoding import Encoded
 
 _SPARE, _ROUNDS = 24, 8  # columns besides the rank, and multiplications, of a subspace iteration
 
+
 @dataclass(frozen=True)
 class Inputs:
     """Inputs of a layer, or other rows with the same second moments.
@@ -73,7 +74,7 @@ def directions(inputs: Inputs, rank: int, ridge: float) -> Tensor:
 
 
 def cross_fitted(parts: Sequence[Inputs], rank: int, strength: float) -> tuple[Tensor, float]:
-    """The A of all inputs of a layer, and its leak: of the A of all parts but one on this part, averaged over the parts.
+    """The A of all inputs of a layer, and its leak: that of an A of all parts but one on this part, averaged.
 
     Args:
         parts: Inputs in parts that are independent, at least two.

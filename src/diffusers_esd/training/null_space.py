@@ -30,7 +30,7 @@ from .inputs import observed
 from .moments import Inputs, cross_fitted, directions, text_inputs
 from .prompts import Prompts
 
-_PARTS = 4  # of the trajectories; the leak on each is measured with an A of the others
+_PARTS = 2  # of the trajectories; the leak on each is measured with an A of the others
 _BATCH = 16  # largest number of samples in a batch
 _POSITIONS = 16384  # largest number of latent positions in a batch: 16 samples of 32 x 32, one of 128 x 128
 
