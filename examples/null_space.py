@@ -23,7 +23,7 @@ from diffusers_esd.training.moments import Inputs
 from diffusers_esd.training.null_space import NullSpace, NullSpaceFinder
 from diffusers_esd.training.prompts import choose
 
-TRAJECTORIES, STEPS = (16, 32, 64, 96, 128), (3, 6)
+TRAJECTORIES, STEPS = (16, 32, 64, 96, 128), (6, 3)
 WORDS = ("cat", "pizza")
 CONFIG = ESDConfig(**settings("esd-u"))
 

@@ -92,7 +92,7 @@ def test_the_leak_of_halves_is_measured_on_the_other_half(d: int) -> None:
         Inputs(some_rows(40, d, 2 * i, torch.float64), some_rows(20, d, 2 * i + 1, torch.float64)) for i in range(2)
     )
     strength = 0.05
-    a, leak = cross_fitted(first, second, 3, strength)
+    a, leak = cross_fitted([first, second], 3, strength)
     half, whole = strength * max(1, d / 40), strength * max(1, d / 80)
     of_first, of_second = (naive(part.kept, part.concept, 3, half) for part in (first, second))
 
