@@ -37,7 +37,8 @@ def sampled_inputs(layer: Any, h: Tensor, n: int, generator: torch.Generator) ->
     count = height * width
     if count <= n:
         return places.reshape(len(h) * count, -1)
-    parts = torch.arange(n, device="cpu") + torch.rand(len(h), n, generator=generator, device="cpu")
+    within = torch.rand(len(h), n, generator=generator, device="cpu", dtype=torch.float32)
+    parts = torch.arange(n, device="cpu") + within
     # Rounding can reach the end of the last part.
     chosen = (parts * (count / n)).long().clamp_max(count - 1).to(h.device)
     batch = torch.arange(len(h), device=h.device)[:, None]
