@@ -1,13 +1,14 @@
 """The published models' denoisers, from their configurations alone: layers, parameters and memory of an erasure.
 
-Run as `make published`, or `python examples/published.py`; writes two tables to standard output. Everything is computed
-on PyTorch's meta device, which has shapes and no numbers, so nothing is downloaded and little memory is needed.
-`--measure` runs one of them with random weights, and compares.
+Run as `make published`, or `python examples/published.py`; writes three tables to standard output. Everything is
+computed on PyTorch's meta device, which has shapes and no numbers, so nothing is downloaded and little memory is
+needed. `--measure` runs one of them with random weights, and compares.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,8 +31,10 @@ from torch.profiler import ProfilerActivity, profile
 from diffusers_esd.adapter import Adapter
 from diffusers_esd.config import Group
 from diffusers_esd.denoiser import base_layers
-from diffusers_esd.families import FAMILIES
+from diffusers_esd.families import FAMILIES, Family
 from diffusers_esd.groups import Selection, select
+from diffusers_esd.limits import Limits
+from diffusers_esd.training.inputs import layer_width
 
 GROUPS: tuple[Group, ...] = get_args(Group)
 RANK = 16
@@ -68,11 +71,16 @@ class Published:
 
         return tensors(self.inputs)
 
+    @property
+    def family_class(self) -> type[Family]:
+        """The class of its family."""
+        (family,) = [family for family in FAMILIES if family.__name__ == self.family]
+        return family
+
     def selection(self, denoiser: Any, group: Group) -> Selection:
         """The layers of a group."""
-        (family,) = [family for family in FAMILIES if family.__name__ == self.family]
         modules = [name for name, _ in denoiser.named_modules()]
-        patterns = {"text_layers": family.text_layers, "text_inputs": family.text_inputs}
+        patterns = {"text_layers": self.family_class.text_layers, "text_inputs": self.family_class.text_inputs}
         return select(base_layers(denoiser), modules, group, **patterns)
 
 
@@ -247,6 +255,21 @@ def layers_table() -> str:
     return "\n".join(lines)
 
 
+def null_space_table(group: Group = "esd-u") -> str:
+    """What the null space costs: evaluations, and inputs of layers, in 16 bits."""
+    lines = ["| model | layers | widest | evaluations | GiB on the CPU |", "|---" * 5 + "|"]
+    limits = Limits()
+    trajectories = limits.trajectories + limits.concept_trajectories
+    for name, model in MODELS.items():
+        denoiser = model.build()
+        layers = model.selection(denoiser, group).confinable().names
+        text = model.family_class.text_states
+        widths = [layer_width(denoiser.get_submodule(layer)) for layer in layers if not re.match(text, layer)]
+        size = 2 * sum(widths) * limits.samples * limits.steps * trajectories
+        lines.append(f"| {name} | {len(widths)} | {max(widths)} | {limits.steps * trajectories} | {size / 2**30:.1f} |")
+    return "\n".join(lines)
+
+
 def memory_table(group: Group = "esd-u") -> str:
     """Gigabytes of one training, batch 1."""
     lines = [
@@ -283,7 +306,7 @@ def measured(name: str, group: Group = "esd-u", device: str = "cpu") -> tuple[in
 
 
 def main() -> None:
-    """Both tables."""
+    """All tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--measure", choices=list(MODELS), help="compare with a run of random weights")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where")
@@ -294,6 +317,7 @@ def main() -> None:
         print(f"{options.measure}: computed {computed / 2**30:.2f} GiB, measured {held / 2**30:.2f} GiB")
         return
     print(f"Layers / parameters of an adapter of rank {RANK}:\n\n{layers_table()}\n")
+    print(f"Null space of `esd-u`:\n\n{null_space_table()}\n")
     print(f"GiB to train `esd-u`, rank {RANK}, batch 1, at the model's own size:\n\n{memory_table()}")
 
 

@@ -20,6 +20,7 @@ from diffusers_esd.families import family_for
 from diffusers_esd.limits import Limits
 from diffusers_esd.objective import projections
 from diffusers_esd.streams import stream
+from diffusers_esd.training.encoding import Encoded
 from diffusers_esd.training.vocabulary import neighbours
 
 QUICK: dict[str, Any] = {"prompts": ["a cat"], "num_inference_steps": 3}
@@ -130,7 +131,7 @@ def test_the_picture_stays_with_the_erasure_and_its_folder(tmp_path: Path) -> No
 
 def test_by_default_the_nearest_words_are_drawn_too() -> None:
     pipe = load()
-    near = neighbours(family_for(pipe), ["a cat"], 2, limits=Limits())
+    near = neighbours(Encoded(family_for(pipe)), ["a cat"], 2, limits=Limits())
     assert len(near) == 2
     assert "a cat" not in near
     words = {word.removeprefix("a ") for word in near}

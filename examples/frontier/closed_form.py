@@ -44,7 +44,7 @@ class ClosedForm:
             return torch.cat([states.flatten(0, 1) for _, states in encoded.states(prompts)])
 
         c, c0 = tokens(concepts), tokens([""]).repeat(len(concepts), 1)
-        preserved = vocabulary.preserved(family, concepts, synonyms=ground.withheld_words, seed=0, limits=Limits())
+        preserved = vocabulary.preserved(encoded, concepts, synonyms=ground.withheld_words, seed=0, limits=Limits())
         k = tokens(preserved.prompts)
         n = len(c) / len(concepts)
         return cls(torch.linalg.solve((c.T @ c) / n + k.T @ k / len(k), (c0 - c).T @ c / n, left=False))

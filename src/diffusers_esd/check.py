@@ -93,7 +93,7 @@ def check(
                 probes = {question.concept: Probe(schedule, encoded, question, noise) for question in asked}
             named = {concept: probe.named() for concept, probe in probes.items()}
             unnamed = {concept: probe.unnamed() for concept, probe in probes.items()}
-            shown = prompts or _shown(family, config, provenance.concepts)
+            shown = prompts or _shown(encoded, config, provenance.concepts)
             size = {} if config.size is None else {"height": config.size, "width": config.size}
             options = {"num_inference_steps": steps, **size, **options}
             with switched_off(denoiser, [name]):
@@ -104,9 +104,9 @@ def check(
     return Check(grid(pairs, columns, _SIDE), named, unnamed)
 
 
-def _shown(family: Family, config: ESDConfig, concepts: Sequence[str]) -> list[str]:
+def _shown(encoded: Encoded, config: ESDConfig, concepts: Sequence[str]) -> list[str]:
     """Prompts of the picture: what the student was trained on, the concepts, and a few that should look the same."""
     trained = list(dict.fromkeys([*([config.erase_from] if config.erase_from else []), *concepts]))
     if isinstance(config.preserve, str) or not config.preserve:
-        return [*trained, *neighbours(family, trained, _NEIGHBOURS, synonyms=config.synonyms, limits=Limits())]
+        return [*trained, *neighbours(encoded, trained, _NEIGHBOURS, synonyms=config.synonyms, limits=Limits())]
     return [*trained, *config.preserve[:_NEIGHBOURS]]

@@ -27,15 +27,12 @@ class Limits:
         state_strength: The same for all other layers. It grows if there are fewer inputs than the layer is wide.
         largest_leak: A layer with a larger leak on held-out inputs is left out.
         empty_share: Share of the empty prompt in the moments of token states; the empty prompt guides every image.
-        steps: Denoising steps of the trajectories from which moments are computed.
-        trajectories: Trajectories of preserved prompts from which A is computed.
-        held_out: Further trajectories of preserved prompts, on which leaks are measured.
-        concept_trajectories: Least number of trajectories of the concepts from which A is computed, and as many on
-            which leaks are measured; at least two per concept.
-        widest: A layer with wider inputs is left out, because its moments are matrices of width x width.
+        steps: Denoising steps of the trajectories from which A is computed and leaks are measured.
+        trajectories: Number of those of preserved prompts.
+        concept_trajectories: Least number of those of the concepts; at least four per concept.
+        samples: Inputs that a layer keeps of each evaluated sample. Memory on the CPU is in proportion to it.
         generic: General prompts, which are always preserved, and from which `anchor="auto"` chooses.
         anchor_candidates: How many of them, nearest by text, are compared by the denoiser's predictions.
-        memory: Bytes of moments in memory at a time. If more are needed, the trajectories run again for the rest.
     """
 
     words: int = 500
@@ -49,10 +46,8 @@ class Limits:
     largest_leak: float = 0.15
     empty_share: float = 0.1
     steps: int = 6
-    trajectories: int = 128
-    held_out: int = 64
-    concept_trajectories: int = 16
-    widest: int = 6144
+    trajectories: int = 96
+    concept_trajectories: int = 32
+    samples: int = 4
     generic: tuple[str, ...] = GENERIC
     anchor_candidates: int = 8
-    memory: int = 4 * 2**30

@@ -253,9 +253,9 @@ def test_training_erases_and_the_file_is_the_student(kind: str, group: str, tmp_
 def space_of(family: Family, names: list[str], **limits: Any) -> NullSpace:
     """The null space of layers, with few trajectories."""
     kept, concept = ("", "a dog", "a bus"), ("a cat",)
-    chosen = Limits(**{"trajectories": 6, "held_out": 3, "concept_trajectories": 3, "largest_leak": 1e9, **limits})
+    chosen = Limits(**{"largest_leak": 1e9, **limits})
     prompts = Prompts(
-        concept, concept, Preserved(kept), contexts=concept, preserved_runs=kept * 3, concept_runs=concept * 6
+        concept, concept, Preserved(kept), contexts=concept, preserved_runs=kept * 2, concept_runs=concept * 4
     )
     encoded = Encoded(family)
     finder = NullSpaceFinder(family, ESDConfig(rank=2), chosen, prompts, names, encoded, family.latent_shape(16))
@@ -274,9 +274,6 @@ def test_the_null_space_finds_layers(kind: str) -> None:
     few = sorted(space.leaks.values())[2]
     left = space_of(family_for(BUILDERS[kind]()), names, largest_leak=few).fixed_a
     assert set(left) == {name for name, leak in space.leaks.items() if leak <= few}
-    wide = space_of(family_for(BUILDERS[kind]()), names, widest=20)
-    assert set(wide.wide) | set(wide.fixed_a) == set(names)
-    assert wide.wide
 
 
 @kinds
@@ -305,7 +302,7 @@ def test_text_states_names_the_layers_that_are_given_the_token_states_as_they_ar
 @pytest.mark.parametrize("kind", ["sd1", "sdxl"])
 def test_keys_and_values_of_cross_attentions_cost_no_evaluation(kind: str) -> None:
     family = family_for(BUILDERS[kind]())
-    for names, evaluations in (("attn2.to_k", 0), ("attn1.to_k", (6 + 3 + 6) * Limits().steps)):
+    for names, evaluations in (("attn2.to_k", 0), ("attn1.to_k", (6 + 4) * Limits().steps)):
         chosen = [name for name in base_layers(family.denoiser) if name.endswith(names)]
         space = space_of(family, chosen)
         assert space.evaluations == evaluations
@@ -314,7 +311,7 @@ def test_keys_and_values_of_cross_attentions_cost_no_evaluation(kind: str) -> No
 
 @kinds
 def test_the_vocabulary_is_the_tokenizers(kind: str) -> None:
-    kept = vocabulary.preserved(family_for(BUILDERS[kind]()), ["a cat"], seed=0, limits=Limits()).prompts
+    kept = vocabulary.preserved(Encoded(family_for(BUILDERS[kind]())), ["a cat"], seed=0, limits=Limits()).prompts
     assert "a dog" in kept
     assert "a cat" not in kept
 

@@ -64,7 +64,7 @@ def test_distances_are_the_naive_ones() -> None:
         position = torch.full((12,), i)
         x_t = schedule.step(e[""] + 3.0 * (e["a cat"] - e[""]), x_t, position, position + 1)
     relative = {p: sums[p] / sums[""] for p in ("", *prompts)}
-    by_text = generic(family_for(pipe), ["a cat"], (), Limits(generic=prompts, near=2.0))
+    by_text = generic(Encoded(family_for(pipe)), ["a cat"], (), Limits(generic=prompts, near=2.0))
     expected = next(p for p in [*by_text, ""] if relative[p] <= 1.1 * min(relative.values()))
     assert anchors.prompts == {"a cat": expected}
     assert anchors.distances == {"a cat": pytest.approx(relative[expected], rel=1e-4)}
@@ -75,28 +75,28 @@ def test_distances_are_the_naive_ones() -> None:
 
 def test_which_candidates_are_left() -> None:
     family = family_for(load())
-    known = generic(family, ["a cat"], (), Limits())
+    known = generic(Encoded(family), ["a cat"], (), Limits())
     assert set(known) == {"an animal", "a plant", "food", "a vehicle", "a thing", "art"}, "words of its tokenizer"
-    assert "an animal" not in generic(family, ["an animal"], (), Limits()), "the concept's own word"
-    assert generic(family, ["a cat"], (), Limits(generic=("a cat",))) == []
-    assert generic(family, ["a cat"], (), Limits(generic=())) == []
+    assert "an animal" not in generic(Encoded(family), ["an animal"], (), Limits()), "the concept's own word"
+    assert generic(Encoded(family), ["a cat"], (), Limits(generic=("a cat",))) == []
+    assert generic(Encoded(family), ["a cat"], (), Limits(generic=())) == []
     assert find(load(), ["an animal"], "auto", generic=("an animal",)).prompts == {"an animal": ""}, "none is left"
     compared = list(dict.fromkeys([*known, *(f"a {word}" for word in words(family.tokenizer)[:64])]))
-    every = dict(zip(compared, nearness(family, compared, ["a cat"]).tolist(), strict=True))
+    every = dict(zip(compared, nearness(Encoded(family), compared, ["a cat"]).tolist(), strict=True))
     near = {prompt: every[prompt] for prompt in known}
     assert known == sorted(known, key=lambda prompt: -near[prompt]), "nearest by text first"
-    assert "an animal" not in generic(family, ["a cat"], ["animal"], Limits()), "a synonym that the user names"
+    assert "an animal" not in generic(Encoded(family), ["a cat"], ["animal"], Limits()), "a synonym that the user names"
     together = find(load(), ["a pizza", "food"], "auto", generic=("food",)).prompts
     assert together == {"a pizza": "", "food": ""}, "what is erased as well is not an anchor"
     bound = sorted(near.values())[-1]
-    synonym = generic(family, ["a cat"], (), Limits(near=bound))
+    synonym = generic(Encoded(family), ["a cat"], (), Limits(near=bound))
     assert synonym == known[1:], "as near as a synonym"
 
 
 def test_without_marked_words_all_words_count_as_known() -> None:
     pipe = tiny_pipeline()
     pipe.tokenizer = unmarked_tokenizer()
-    assert "a person" in generic(family_for(pipe), ["a cat"], (), Limits(near=2.0))
+    assert "a person" in generic(Encoded(family_for(pipe)), ["a cat"], (), Limits(near=2.0))
 
 
 @pytest.mark.parametrize("build", [tiny_pipeline, tiny_sd3])

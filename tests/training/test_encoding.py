@@ -15,7 +15,7 @@ from diffusers_esd.families import family_for
 from diffusers_esd.training.encoding import Encoded
 
 QUICK: dict[str, Any] = {"num_inference_steps": 5, "iterations": 3, "rank": 2, "size": 16}
-SMALL = Limits(largest_leak=float("inf"), trajectories=8, held_out=4, concept_trajectories=4, pairs=30, loss_prompts=8)
+SMALL = Limits(largest_leak=float("inf"), trajectories=8, concept_trajectories=4, pairs=30, loss_prompts=8)
 BUILDERS = {"sd1": tiny_pipeline, "sdxl": tiny_xl, "sd3": tiny_sd3, "flux": tiny_flux}
 
 
@@ -52,13 +52,12 @@ def events_of(pipe: Any, **options: Any) -> tuple[list[str], Counter[str]]:
 
 @pytest.mark.parametrize("kind", BUILDERS)
 @pytest.mark.parametrize("group", ["esd-x", "esd-u", "full"])
-def test_all_encoding_comes_first_and_each_prompt_at_most_twice(kind: str, group: str) -> None:
+def test_all_encoding_comes_first_and_each_prompt_once(kind: str, group: str) -> None:
     events, prompts = events_of(BUILDERS[kind](), group=group)
     first = events.index("denoiser")
     assert "text" in events[:first]
     assert "text" not in events[first:]
-    assert max(prompts.values()) <= 2, prompts.most_common(3)
-    assert sum(count == 2 for count in prompts.values()) <= Limits().words, "only words, once to find synonyms"
+    assert set(prompts.values()) == {1}, prompts.most_common(3)
 
 
 def test_offload_takes_the_text_encoders_away_before_the_first_evaluation() -> None:
@@ -95,12 +94,38 @@ def test_model_cpu_offload_moves_each_model_once(monkeypatch: pytest.MonkeyPatch
 def test_only_what_is_asked_for_is_kept_and_on_the_cpu() -> None:
     family = family_for(tiny_pipeline())
     encoded = Encoded(family)
-    prompts = [f"a {word}" for word in ("cat", "dog", "frog", "panda")] * 10
-    states = torch.cat([found for _, found in encoded.states(prompts, keep={"a cat"})])
-    assert states.shape[0] == 40
+    encoded.add(["a cat", "a frog"])
     row = family.encode(["a cat"])[family.text]
     assert torch.equal(encoded.rows(["a cat"])[family.text], row)
-    assert encoded.nbytes() == row.nbytes
+    assert encoded.nbytes() == 2 * row.nbytes
+    encoded.keep_only(["a cat", "a dog", "a cat"])
+    assert encoded.nbytes() == 2 * row.nbytes
+    assert len(encoded.rows(["a dog", "a cat"])[family.text]) == 2
+    with pytest.raises(KeyError):
+        encoded.rows(["a frog"])
+
+
+def test_states_are_of_every_prompt_and_those_that_are_kept_are_not_encoded_again() -> None:
+    pipe = tiny_pipeline()
+    family, prompts = family_for(pipe), [f"a {word}" for word in ("cat", "dog", "frog", "panda")] * 10
+    expected = family.encode(prompts)[family.text]
+    calls: list[str] = []
+    real = pipe.encode_prompt
+
+    def encode_prompt(texts: list[str], *arguments: Any, **named: Any) -> Any:
+        calls.extend(texts)
+        return real(texts, *arguments, **named)
+
+    pipe.encode_prompt = encode_prompt
+    encoded = Encoded(family)
+    encoded.add(["a cat", "a frog", "a cat"])
+    assert calls == ["a cat", "a frog"]
+    order: list[int] = []
+    for numbers, states in encoded.states(prompts):
+        torch.testing.assert_close(states, expected[numbers], rtol=1e-5, atol=1e-5)
+        order += numbers
+    assert sorted(order) == list(range(40))
+    assert calls[2:] == ["a dog", "a panda"] * 10
     with pytest.raises(KeyError):
         encoded.rows(["a dog"])
 

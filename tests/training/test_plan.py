@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 from emoji_sd import load, settings
-from tiny import tiny_pipeline, tiny_unet
+from tiny import tiny_pipeline
 
 from diffusers_esd import ESDTrainer, Limits, Plan
 
 QUICK: dict[str, Any] = {"num_inference_steps": 10, "rank": 2}
-SMALL = Limits(largest_leak=float("inf"), trajectories=8, held_out=4, concept_trajectories=4, pairs=30)
+SMALL = Limits(largest_leak=float("inf"), trajectories=8, concept_trajectories=4, pairs=30)
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ SMALL = Limits(largest_leak=float("inf"), trajectories=8, held_out=4, concept_tr
         (4, {"iterations": 40, "preserve": ()}),
         (1, {"iterations": 30, "batch_size": 2}),
         (1, {"iterations": 30, "group": "esd-x"}),
-        (1, {"iterations": 5, "limits": replace(SMALL, memory=2**17)}),
+        (1, {"iterations": 5, "limits": replace(SMALL, steps=3, samples=1)}),
         (2, {"iterations": 20, "trajectory": "fresh", "preserve": ()}),
     ],
 )
@@ -83,10 +83,19 @@ def test_by_default_esd_x_trains_the_layers_of_esd_x_strict_and_says_so() -> Non
     assert f"left out: 8 ({reason})" in str(plans["esd-x", True])
 
 
-def test_a_wide_layer_is_left_out_with_the_reason() -> None:
-    trainer = ESDTrainer(tiny_pipeline(), limits=Limits(widest=100))
-    plan = trainer.erase("a cat", dry_run=True)
-    (wide,) = (names for reason, names in plan.left_out.items() if "wide" in reason)
-    unet = tiny_unet()
-    assert all(unet.get_submodule(name).weight[0].numel() > 100 for name in wide)
-    assert all(unet.get_submodule(name).weight[0].numel() <= 100 for name in plan.layers)
+def test_the_null_space_costs_what_is_planned_exactly() -> None:
+    """A training with it and one without, planned and done."""
+    options: dict[str, Any] = {**QUICK, "group": "esd-u", "iterations": 2, "limits": SMALL, "preserve_weight": 1.0}
+    trainers = [ESDTrainer(tiny_pipeline(), **options, null_space=null_space) for null_space in (True, False)]
+    planned = [trainer.erase("a cat", dry_run=True).evaluations for trainer in trainers]
+    spent = [trainer.erase("a cat").provenance.evaluations for trainer in trainers]
+    difference = spent[0]["no_grad"] - spent[1]["no_grad"]
+    assert planned[0]["no_grad"] - planned[1]["no_grad"] == difference == (8 + 4) * Limits().steps
+    assert spent[0]["grad"] == spent[1]["grad"]
+
+
+def test_the_null_space_needs_less_than_a_fifth_of_the_default_trainings_evaluations() -> None:
+    trainers = [ESDTrainer(tiny_pipeline(), null_space=null_space) for null_space in (True, False)]
+    with_it, without = (sum(t.erase("a cat", dry_run=True).evaluations.values()) for t in trainers)
+    assert with_it - without == (96 + 32) * 6 == 768
+    assert with_it - without < without / 5

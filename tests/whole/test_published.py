@@ -35,6 +35,10 @@ def test_the_documentation_has_the_tables_as_computed() -> None:
     assert published.layers_table() in (DOCS / "families.md").read_text(encoding="utf-8")
 
 
+def test_the_documentation_has_the_null_space_as_computed() -> None:
+    assert published.null_space_table() in (DOCS / "memory.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.slow
 def test_the_documentation_has_the_memory_as_computed() -> None:
     assert published.memory_table() in (DOCS / "memory.md").read_text(encoding="utf-8")

@@ -241,7 +241,7 @@ CONFINED: dict[str, Any] = {
     **QUICK,
     "iterations": 1,
     "preserve": ("a dog", "a bus"),
-    "limits": Limits(largest_leak=float("inf"), steps=2, trajectories=8, held_out=4, concept_trajectories=4),
+    "limits": Limits(largest_leak=float("inf"), steps=2, trajectories=8, concept_trajectories=4),
 }
 
 

@@ -91,6 +91,12 @@ class Family(ABC):
                 "inpainting or image-conditioned model. Train on the text-to-image model that it was made from."
             )
 
+    def progress_bar(self, label: str, total: int) -> Any:
+        """The pipeline's own progress bar, a context manager; `set_progress_bar_config(disable=True)` holds for it."""
+        bar = self.pipe.progress_bar(total=total)
+        bar.set_description(label)
+        return bar
+
     @property
     def patch(self) -> int:
         """Pixels per side of the smallest unit of the denoiser; the size of an image must be a multiple of it."""

@@ -26,7 +26,7 @@ from ..low_rank import Layers
 from ..names import default_name
 from ..run import RunConfig
 from ..training.checkpoint import find
-from ..training.encoding import warn_of_long
+from ..training.encoding import Encoded, warn_of_long
 from ..training.identity import identify
 from ..training.progress import Callback
 from ..training.prompts import check_concepts, choose, given_prompts
@@ -103,6 +103,7 @@ def refine(
     with trainable(family, _loaded(denoiser, family.component, parts)), adapter.as_found(denoiser):
         warn_of_long(family, given_prompts(config, concepts))
         checkpoint = find(trainer.run, name, identify(family, config, trainer.limits, concepts, (), start))
+        encoded = Encoded(family)
         task = Task(
             family=family,
             config=config,
@@ -110,9 +111,10 @@ def refine(
             limits=trainer.limits,
             name=name,
             selection=Selection(config.group, tuple(start), names_pattern(start)),
-            prompts=choose(family, config, trainer.limits, concepts)
+            prompts=choose(encoded, config, trainer.limits, concepts)
             if checkpoint is None
             else checkpoint.prepared.prompts,
+            encoded=encoded,
             start=start,
         )
         refined = train(task, callback, checkpoint)

@@ -79,7 +79,7 @@ class AnchorFinder:
         if config.anchor == "auto":
             self._candidates = {
                 # What is erased beside it is not an anchor either.
-                concept: generic(family, [concept], [*config.synonyms, *concepts], limits)[: limits.anchor_candidates]
+                concept: generic(encoded, [concept], [*config.synonyms, *concepts], limits)[: limits.anchor_candidates]
                 for concept in concepts
             }
             self.prompts = [prompt for prompts in self._candidates.values() for prompt in prompts]

@@ -1,15 +1,16 @@
 """Encoded prompts: text encoders run in batches, and before the denoiser is needed.
 
 The token states of a few hundred prompts take a gigabyte with T5, those of three thousand twelve. So prompts are
-encoded in batches, and only the rows that the denoiser will need are kept, on the CPU. All prompts are encoded before
-the denoiser's first evaluation, so the text encoders and the denoiser need not be in memory together.
+encoded in batches, and only the rows that are needed again are kept, on the CPU: no prompt is encoded twice. All
+prompts are encoded before the denoiser's first evaluation, so the text encoders and the denoiser need not be in memory
+together.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor
@@ -31,33 +32,57 @@ class Encoded:
         self._family, self._device = family, family.device
         self._conditionings: dict[str, Conditioning] = {}
 
-    def add(self, prompts: Sequence[str]) -> None:
-        """Encode and keep the prompts that are not kept yet."""
-        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._conditionings]
-        for _ in self.states(new, keep=set(new)):
-            pass
+    @property
+    def family(self) -> Family:
+        """The family that encodes the prompts."""
+        return self._family
 
-    def states(self, prompts: Sequence[str], *, keep: Collection[str] = ()) -> Iterator[tuple[Sequence[str], Tensor]]:
-        """Batches of prompts and their token states, (n, tokens, width), float32. What is kept is not encoded again.
+    def add(self, prompts: Sequence[str], *, again: bool = False) -> None:
+        """Encode and keep the prompts that are not kept yet.
 
         Args:
             prompts: The prompts.
-            keep: Those whose conditionings are kept.
+            again: Encode also those that are kept. In its last bits, an encoding depends on the prompts in its batch.
         """
-        text = self._family.text
-        for start in range(0, len(prompts), _BATCH):
-            chosen = prompts[start : start + _BATCH]
-            rows = {prompt: kept[text] for prompt in chosen if (kept := self._conditionings.get(prompt)) is not None}
-            if batch := [prompt for prompt in dict.fromkeys(chosen) if prompt not in rows]:
+        new = [prompt for prompt in dict.fromkeys(prompts) if again or prompt not in self._conditionings]
+        for start, conditioning in self._encode(new):
+            for i, prompt in enumerate(new[start : start + _BATCH]):
+                # A copy: a view would keep the whole batch in memory.
+                row = {key: value[i : i + 1].to("cpu", copy=True) for key, value in conditioning.items()}
+                self._conditionings[prompt] = row
+
+    def keep_only(self, prompts: Sequence[str]) -> None:
+        """Add these prompts and forget all others."""
+        self.add(prompts)
+        self._conditionings = {prompt: self._conditionings[prompt] for prompt in dict.fromkeys(prompts)}
+
+    def states(self, prompts: Sequence[str]) -> Iterator[tuple[list[int], Tensor]]:
+        """Numbers of n of the prompts, and their token states, (n, tokens, width), float32.
+
+        Prompts that are kept come first. The others are encoded, and are not kept.
+        """
+        numbers = range(len(prompts))
+        kept = [i for i in numbers if prompts[i] in self._conditionings]
+        for start in range(0, len(kept), _BATCH):
+            part = kept[start : start + _BATCH]
+            yield part, self.rows([prompts[i] for i in part])[self._family.text].float()
+        new = [i for i in numbers if prompts[i] not in self._conditionings]
+        for start, conditioning in self._encode([prompts[i] for i in new]):
+            yield new[start : start + _BATCH], conditioning[self._family.text].float()
+
+    def _encode(self, prompts: Sequence[str]) -> Iterator[tuple[int, Conditioning]]:
+        """Batches of conditionings, each with the number of its first prompt. More than one have a progress bar."""
+        with ExitStack() as stack:
+            bar = None
+            if len(prompts) > _BATCH:
+                bar = stack.enter_context(self._family.progress_bar("encoding prompts", len(prompts)))
+            for start in range(0, len(prompts), _BATCH):
+                batch = prompts[start : start + _BATCH]
                 with _quiet(self._family):
                     conditioning = self._family.encode(batch)
-                for i, prompt in enumerate(batch):
-                    row = {key: value[i : i + 1] for key, value in conditioning.items()}
-                    rows[prompt] = row[text]
-                    if prompt in keep:
-                        # A copy: a view would keep the whole batch in memory.
-                        self._conditionings[prompt] = {key: v.to("cpu", copy=True) for key, v in row.items()}
-            yield chosen, torch.cat([rows[prompt].to(self._device) for prompt in chosen]).float()
+                yield start, conditioning
+                if bar is not None:
+                    bar.update(len(batch))
 
     def rows(self, prompts: Sequence[str]) -> Conditioning:
         """Conditionings of N prompts that were added, on the pipeline's device."""

@@ -8,18 +8,15 @@ from dataclasses import dataclass
 
 from ..config import ESDConfig
 from ..denoiser import base_layer
-from ..families import Family
 from ..groups import MIXED
-from ..limits import Limits
 from .anchors import Anchors
 from .encoding import Encoded
 from .inputs import layer_width
-from .null_space import portions, sees_text
+from .null_space import sees_text
 from .pool import JUMPS, PRESERVED_AT_A_TIME, pool_size, pool_stride
 from .prompts import Prompts
 from .task import Task
 
-WIDE = "too wide for the null space"
 _MIB = 2**20
 
 
@@ -85,47 +82,40 @@ def make_plan(task: Task, anchors: Anchors) -> Plan:
         anchors: The anchor of each concept.
     """
     family, config, limits, prompts = task.family, task.config, task.limits, task.prompts
+    trajectories = len(prompts.preserved_runs) + len(prompts.concept_runs)
     selection, confined = task.selection, task.is_confined
     names = selection.confinable().names if confined else selection.names
-    wide = tuple(n for n in names if confined and layer_width(family.denoiser.get_submodule(n)) > limits.widest)
-    layers = tuple(layer for layer in names if layer not in wide)
-    others = sees_text(family, layers)[1] if confined else []
-    left_out = {MIXED: tuple(layer for layer in selection.names if layer not in names), WIDE: wide}
+    others = sees_text(family, names)[1] if confined else []
+    mixed = tuple(layer for layer in selection.names if layer not in names)
     return Plan(
         concepts=prompts.concepts,
         name=task.name,
-        layers=layers,
-        left_out={reason: layers for reason, layers in left_out.items() if layers},
+        layers=names,
+        left_out={MIXED: mixed} if mixed else {},
         anchors=anchors.prompts,
         preserved=prompts.preserved.prompts,
         synonyms=prompts.preserved.synonyms,
         words=(prompts.preserved.words, prompts.preserved.vocabulary),
-        of_moments=prompts.count_of_moments(limits, sees_images=bool(others)) if confined else 0,
+        of_moments=prompts.count_of_moments(sees_images=bool(others)) if confined else 0,
         of_loss=len(prompts.loss),
-        evaluations=_evaluations(
-            config, limits, prompts, anchors, {n: layer_width(family.denoiser.get_submodule(n)) for n in others}
-        ),
-        memory=_memory(family, config, limits, layers, others, prompts, confined=confined),
+        evaluations=_evaluations(config, prompts, anchors, limits.steps * trajectories if others else 0),
+        memory=_memory(task, names, others),
     )
 
 
-def _evaluations(
-    config: ESDConfig, limits: Limits, prompts: Prompts, anchors: Anchors, widths: dict[str, int]
-) -> dict[str, int]:
+def _evaluations(config: ESDConfig, prompts: Prompts, anchors: Anchors, null_space: int) -> dict[str, int]:
     """Approximate number of samples that all iterations of a training evaluate.
 
     Args:
         config: The configuration.
-        limits: The limits.
         prompts: The prompts.
         anchors: The anchor of each concept.
-        widths: Input widths of the layers whose moments come from trajectories.
+        null_space: Those of the null space.
     """
-    passes, of_concept = len(list(portions(widths, limits.memory))), len(prompts.concept_runs) // 2
-    held_out = limits.held_out + of_concept if widths else 0
-    moments = limits.steps * (passes * (limits.trajectories + of_concept) + held_out)
     teacher = 2 + (config.erase_from is not None) + any(anchors.prompts.values())
-    no_grad = anchors.evaluations + moments + teacher * config.states + _on_the_way(config, len(prompts.student), None)
+    no_grad = (
+        anchors.evaluations + null_space + teacher * config.states + _on_the_way(config, len(prompts.student), None)
+    )
     grad = config.states
     if prompts.loss:
         no_grad += 2 * config.states + _on_the_way(config, len(prompts.loss), PRESERVED_AT_A_TIME)
@@ -144,29 +134,30 @@ def _on_the_way(config: ESDConfig, prompts: int, at_a_time: int | None) -> float
     return 2 * (start + laps * (1 - 1 / stride))
 
 
-def _memory(
-    family: Family,
-    config: ESDConfig,
-    limits: Limits,
-    layers: Sequence[str],
-    others: Sequence[str],
-    prompts: Prompts,
-    *,
-    confined: bool,
-) -> dict[str, int]:
-    """Bytes by purpose."""
+def _memory(task: Task, layers: Sequence[str], others: Sequence[str]) -> dict[str, int]:
+    """Bytes by purpose.
+
+    Args:
+        task: What to train.
+        layers: The layers that the adapter may train.
+        others: Those whose moments come from trajectories.
+    """
+    family, config, limits, prompts = task.family, task.config, task.limits, task.prompts
     modules = {layer: family.denoiser.get_submodule(layer) for layer in layers}
     outputs = sum(len(base_layer(module).weight) for module in modules.values())
     inputs = sum(map(layer_width, modules.values()))
     # Weights and gradients in float32, Adam's two averages in float32 or eight bits; a fixed A has weights alone.
     each = 16 if config.optimizer == "adam" else 10
-    size = each * outputs + 4 * inputs if confined else each * (outputs + inputs)
+    size = each * outputs + 4 * inputs if task.is_confined else each * (outputs + inputs)
+    trajectories = prompts.preserved_runs + prompts.concept_runs if others else ()
+    rows = limits.samples * limits.steps * len(trajectories)
     encoded = Encoded(family)
     encoded.add(prompts.student[:1])
-    needed = {"", *prompts.student, *prompts.loss, *(prompts.preserved_runs + prompts.concept_runs if others else ())}
     return {
         "denoiser": sum(p.nbytes for p in family.denoiser.parameters()),
         "adapter and Adam": config.rank * size,
-        "moments, before training": min(limits.memory, sum(2 * 4 * layer_width(modules[n]) ** 2 for n in others)),
-        "encoded prompts, on the CPU": encoded.nbytes() * len(needed),
+        "inputs of layers, before training, on the CPU": rows
+        * family.dtype.itemsize
+        * sum(layer_width(modules[layer]) for layer in others),
+        "encoded prompts, on the CPU": encoded.nbytes() * len({"", *prompts.student, *prompts.loss, *trajectories}),
     }

@@ -11,6 +11,7 @@ from ..families import Family
 from ..limits import Limits
 from ..streams import permutation, stream
 from . import vocabulary
+from .encoding import Encoded
 from .pool import JUMPS
 from .vocabulary import Preserved
 from .words import words
@@ -27,8 +28,8 @@ class Prompts:
         student: What the student is trained on, and trajectories run on: the concepts, or `erase_from`.
         preserved: What must not change.
         contexts: The student's prompts together with other words.
-        preserved_runs: Prompts of the null space's trajectories of what is preserved; the held-out ones come last.
-        concept_runs: Prompts of its trajectories of the concept; the second half is held out.
+        preserved_runs: Prompts of the null space's trajectories of what is preserved, in two halves.
+        concept_runs: Prompts of its trajectories of the concept; each half has every concept.
         loss: Prompts of the preserve loss, which takes them in turn.
     """
 
@@ -40,9 +41,9 @@ class Prompts:
     concept_runs: tuple[str, ...] = ()
     loss: tuple[str, ...] = ()
 
-    def count_of_moments(self, limits: Limits, *, sees_images: bool) -> int:
+    def count_of_moments(self, *, sees_images: bool) -> int:
         """Number of preserved prompts that A is computed from: all, if every layer sees text alone."""
-        return len(set(self.preserved_runs[: limits.trajectories] if sees_images else self.preserved.prompts))
+        return len(set(self.preserved_runs if sees_images else self.preserved.prompts))
 
 
 def check_concepts(concept: object, config: ESDConfig) -> tuple[str, ...]:
@@ -89,11 +90,11 @@ def given_prompts(config: ESDConfig, concepts: Sequence[str]) -> list[str]:
     return [*concepts, *([] if config.erase_from is None else [config.erase_from]), *anchors, *listed]
 
 
-def choose(family: Family, config: ESDConfig, limits: Limits, concepts: Sequence[str]) -> Prompts:
+def choose(encoded: Encoded, config: ESDConfig, limits: Limits, concepts: Sequence[str]) -> Prompts:
     """The prompts of a training. If there are more than can be used, they are drawn evenly from all.
 
     Args:
-        family: The family; its tokenizer and text encoder are used.
+        encoded: Encodes the prompts that are compared, and keeps them.
         config: The configuration.
         limits: How many.
         concepts: What is erased.
@@ -105,7 +106,7 @@ def choose(family: Family, config: ESDConfig, limits: Limits, concepts: Sequence
     student = concepts if config.erase_from is None else (config.erase_from,)
     if isinstance(config.preserve, str):
         preserved = vocabulary.preserved(
-            family,
+            encoded,
             list(dict.fromkeys([*concepts, *student])),
             synonyms=config.synonyms,
             seed=config.seed,
@@ -116,10 +117,10 @@ def choose(family: Family, config: ESDConfig, limits: Limits, concepts: Sequence
         preserved = Preserved(tuple(listed[i] for i in permutation(len(listed), stream(config.seed, "preserved"))))
     if not preserved.prompts:
         return Prompts(concepts, student)
-    rounds = _rounds(family, limits, student, config.seed)
+    rounds = _rounds(encoded.family, limits, student, config.seed)
     # Half of the trajectories are of the concepts alone.
     alone_and_combined = [prompt for combined in rounds for prompt in (*student, *combined)]
-    n = max(limits.concept_trajectories, 2 * len(student))
+    n = max(limits.concept_trajectories, 4 * len(student))
     # At most as many as can cross the schedule, each in its turn.
     of_loss = min(limits.loss_prompts, max(1, config.states // JUMPS))
     return Prompts(
@@ -128,8 +129,8 @@ def choose(family: Family, config: ESDConfig, limits: Limits, concepts: Sequence
         preserved,
         # One concept's contexts after the other's, so that every second prompt covers every concept.
         contexts=tuple(prompt for combined in zip(*rounds, strict=True) for prompt in combined),
-        preserved_runs=_cycled(preserved.prompts, limits.trajectories + limits.held_out),
-        concept_runs=_cycled(alone_and_combined, 2 * n),
+        preserved_runs=_cycled(preserved.prompts, limits.trajectories),
+        concept_runs=_cycled(alone_and_combined, n),
         loss=preserved.prompts[:of_loss] if config.loss_weight else (),
     )
 

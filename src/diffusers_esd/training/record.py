@@ -9,7 +9,6 @@ from ..limits import Limits
 from ..provenance import Provenance, package_versions
 from .loop import Training
 from .null_space import NullSpace
-from .plan import WIDE
 
 
 def record(
@@ -37,7 +36,7 @@ def record(
     of_moments = 0
     if space is not None:
         evaluations["no_grad"] += space.evaluations
-        of_moments = prompts.count_of_moments(limits, sees_images=space.evaluations > 0)
+        of_moments = prompts.count_of_moments(sees_images=space.evaluations > 0)
     alignments = state.alignments.values()
     return Provenance(
         origin="trained",
@@ -76,7 +75,6 @@ def _left_out(selection: Selection, space: NullSpace, limits: Limits) -> dict[st
     leaking = f"leak above {limits.largest_leak:g}: cannot tell the concept from what is preserved"
     layers = {
         MIXED: tuple(layer for layer in selection.names if layer not in confinable),
-        WIDE: space.wide,
         leaking: tuple(layer for layer in space.leaks if layer not in space.fixed_a),
     }
     return {reason: names for reason, names in layers.items() if names}

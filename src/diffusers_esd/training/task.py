@@ -10,6 +10,7 @@ from ..groups import Selection
 from ..limits import Limits
 from ..low_rank import Layers
 from ..run import RunConfig
+from .encoding import Encoded
 from .prompts import Prompts
 
 
@@ -25,6 +26,7 @@ class Task:
         name: Name of the adapter.
         selection: The layers of the group.
         prompts: The prompts.
+        encoded: Those of them that are encoded already; encodes the others.
         beside: Names of the adapters that are switched off.
         start: A and B of each layer to start from. A stays fixed then, and there is no null space. `None` starts with
             B = 0.
@@ -37,6 +39,7 @@ class Task:
     name: str
     selection: Selection
     prompts: Prompts
+    encoded: Encoded
     beside: tuple[str, ...] = ()
     start: Layers | None = None
 

@@ -20,7 +20,6 @@ from ..erasure import Erasure
 from ..summary import is_intact, outcome
 from .anchors import AnchorFinder
 from .checkpoint import Checkpoint, Checkpoints, Prepared
-from .encoding import Encoded
 from .graphs import Graphs, obstacle
 from .inputs import uncompiled
 from .loop import Training
@@ -44,14 +43,13 @@ def train(task: Task, callback: Callback | None, checkpoint: Checkpoint | None =
     started = time.monotonic() - (0.0 if checkpoint is None else checkpoint.seconds)
     config, family, prompts = task.config, task.family, task.prompts
     active = active_scales(family.denoiser)
-    encoded = Encoded(family)
-    with advised(config, task.run), _prepared(task, encoded, checkpoint) as prepared:
+    with advised(config, task.run), _prepared(task, checkpoint) as prepared:
         checkpoints = Checkpoints(task, prepared, checkpoint, started)
         with _attached(task, prepared.fixed_a) as adapter:
             with adapter.training(), checkpointed(family, task.run):
                 schedule = family.schedule(config.num_inference_steps, task.shape, config.guidance_scale)
                 graphs = Graphs(family.device, adapter.parameters, obstacle(family, task.run))
-                networks = Networks(schedule, adapter, encoded, graphs)
+                networks = Networks(schedule, adapter, task.encoded, graphs)
                 training = Training(config, networks, adapter.parameters, prompts, prepared.anchors, checkpoints)
                 training.run(callback)
             adapter.fold_scale()
@@ -67,25 +65,26 @@ def train(task: Task, callback: Callback | None, checkpoint: Checkpoint | None =
 
 
 @contextmanager
-def _prepared(task: Task, encoded: Encoded, checkpoint: Checkpoint | None) -> Iterator[Prepared]:
+def _prepared(task: Task, checkpoint: Checkpoint | None) -> Iterator[Prepared]:
     """What is known before the first iteration, found or from a checkpoint; inside, other models may be offloaded.
 
     All prompts are encoded here: the text encoders are not needed any more when the denoiser is.
     """
-    family, prompts = task.family, task.prompts
-    # The prompts of the loss first, and in the same batches in a resumed training: in its last bits, an encoding
-    # depends on the number of prompts in its batch.
-    encoded.add(["", *prompts.concepts, *prompts.student, *prompts.loss])
+    prompts, encoded = task.prompts, task.encoded
+    needed = ["", *prompts.concepts, *prompts.student, *prompts.loss]
     if checkpoint is not None:
-        encoded.add(checkpoint.prepared.compared)
-        with offloaded(family, task.run):
+        encoded.add([*needed, *checkpoint.prepared.compared])
+        with offloaded(task.family, task.run):
             yield checkpoint.prepared
         return
-    anchor_finder = _anchor_finder(task, encoded)
-    encoded.add(anchor_finder.prompts)
-    finder = _null_space_finder(task, encoded)
-    with offloaded(family, task.run):
-        with uncompiled(family.denoiser):
+    anchor_finder = _anchor_finder(task)
+    needed += anchor_finder.prompts
+    # In the same batches as in a resumed training. All others are encoded once.
+    encoded.add(needed, again=True)
+    finder = _null_space_finder(task)
+    encoded.keep_only([*needed, *([] if finder is None else finder.prompts)])
+    with offloaded(task.family, task.run):
+        with uncompiled(task.family.denoiser):
             anchors = anchor_finder.find()
             space = None if finder is None else finder.find()
         fixed_a: Mapping[str, Tensor] | None = None if space is None else space.fixed_a
@@ -97,23 +96,22 @@ def _prepared(task: Task, encoded: Encoded, checkpoint: Checkpoint | None) -> It
 
 def plan(task: Task) -> Plan:
     """What a training would do and cost. The denoiser is evaluated only to find anchors."""
-    encoded = Encoded(task.family)
-    finder = _anchor_finder(task, encoded)
-    encoded.add(["", *task.prompts.concepts, *finder.prompts])
+    finder = _anchor_finder(task)
+    task.encoded.add(["", *task.prompts.concepts, *finder.prompts])
     with uncompiled(task.family.denoiser):
         anchors = finder.find()
     return make_plan(task, anchors)
 
 
-def _anchor_finder(task: Task, encoded: Encoded) -> AnchorFinder:
-    return AnchorFinder(task.family, task.config, task.limits, task.prompts.concepts, encoded, task.shape)
+def _anchor_finder(task: Task) -> AnchorFinder:
+    return AnchorFinder(task.family, task.config, task.limits, task.prompts.concepts, task.encoded, task.shape)
 
 
-def _null_space_finder(task: Task, encoded: Encoded) -> NullSpaceFinder | None:
+def _null_space_finder(task: Task) -> NullSpaceFinder | None:
     if not task.is_confined:
         return None
     names = task.selection.confinable().names
-    return NullSpaceFinder(task.family, task.config, task.limits, task.prompts, names, encoded, task.shape)
+    return NullSpaceFinder(task.family, task.config, task.limits, task.prompts, names, task.encoded, task.shape)
 
 
 @contextmanager

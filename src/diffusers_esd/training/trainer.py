@@ -21,7 +21,7 @@ from ..limits import Limits
 from ..names import default_name
 from ..run import RunConfig
 from .checkpoint import find
-from .encoding import warn_of_long
+from .encoding import Encoded, warn_of_long
 from .identity import identify
 from .plan import Plan
 from .progress import Callback
@@ -141,7 +141,7 @@ class ESDTrainer:
         check_present(denoiser, beside)
         with trainable(self.family, beside):
             warn_of_long(self.family, given_prompts(self.config, concepts))
-            checkpoint = None
+            checkpoint, encoded = None, Encoded(self.family)
             if not dry_run:
                 checkpoint = find(self.run, name, identify(self.family, self.config, self.limits, concepts, beside))
             task = Task(
@@ -151,9 +151,10 @@ class ESDTrainer:
                 limits=self.limits,
                 name=name,
                 selection=selection,
-                prompts=choose(self.family, self.config, self.limits, concepts)
+                prompts=choose(encoded, self.config, self.limits, concepts)
                 if checkpoint is None
                 else checkpoint.prepared.prompts,
+                encoded=encoded,
                 beside=beside,
             )
             return plan(task) if dry_run else train(task, callback, checkpoint)

@@ -71,12 +71,12 @@ def contexts(concept: str, vocabulary: Sequence[str], n: int, generator: torch.G
 
 
 def preserved(
-    family: Family, concepts: Sequence[str], *, synonyms: Sequence[str] = (), seed: int, limits: Limits
+    encoded: Encoded, concepts: Sequence[str], *, synonyms: Sequence[str] = (), seed: int, limits: Limits
 ) -> Preserved:
     """Prompts of the vocabulary that an erasure of the concepts must preserve.
 
     Args:
-        family: The family; its tokenizer and text encoder are used.
+        encoded: Encodes the prompts, and keeps those that are compared.
         concepts: The concepts.
         synonyms: Further words that mean the concepts.
         seed: Seed of the pairs and of the order.
@@ -88,6 +88,7 @@ def preserved(
     Raises:
         ValueError: If the tokenizer does not mark words, or all words are words of the concepts.
     """
+    family = encoded.family
     known = words(family.tokenizer)
     if not known:
         raise ValueError(
@@ -95,7 +96,7 @@ def preserved(
             f"{type(family.tokenizer).__name__} does not: give a list of prompts, preserve=[...], or preserve=() to "
             "preserve nothing."
         )
-    chosen = _choose(family, concepts, synonyms, limits)
+    chosen = _choose(encoded, concepts, synonyms, limits)
     kept = list(dict.fromkeys([*chosen.frequent, *chosen.near]))
     if not kept:
         raise ValueError(
@@ -111,34 +112,35 @@ def preserved(
     return Preserved(("", *[prompts[i] for i in order]), tuple(sorted(chosen.synonyms)), len(kept), len(known))
 
 
-def generic(family: Family, concepts: Sequence[str], synonyms: Sequence[str], limits: Limits) -> list[str]:
+def generic(encoded: Encoded, concepts: Sequence[str], synonyms: Sequence[str], limits: Limits) -> list[str]:
     """The generic prompts that do not mean the concepts, nearest to them first.
 
     Left out are prompts with a word of the concepts or of the synonyms, prompts that the text encoder puts as near to
     the concepts as a synonym, and prompts with a word that the tokenizer does not know.
     """
+    family = encoded.family
     allowed = _generic(family, [*concepts, *synonyms], limits)
     # The mean of all is that of frequent words as well: of a few prompts alone it would say nothing.
     compared = list(dict.fromkeys([*allowed, *(f"a {word}" for word in words(family.tokenizer)[: limits.neighbours])]))
     if len(compared) < 2:
         return allowed
-    near = dict(zip(compared, nearness(family, compared, concepts).tolist(), strict=True))
+    near = dict(zip(compared, nearness(encoded, compared, concepts).tolist(), strict=True))
     return [prompt for prompt in sorted(allowed, key=lambda prompt: -near[prompt]) if near[prompt] < limits.near]
 
 
 def neighbours(
-    family: Family, concepts: Sequence[str], n: int, *, synonyms: Sequence[str] = (), limits: Limits
+    encoded: Encoded, concepts: Sequence[str], n: int, *, synonyms: Sequence[str] = (), limits: Limits
 ) -> list[str]:
     """Prompts of the n words of the vocabulary that are nearest to the concepts, synonyms left out.
 
     They are what an erasure changes first. If the tokenizer does not mark words, there are none.
     """
-    return [f"a {word}" for word in _choose(family, concepts, synonyms, limits).near[:n]]
+    return [f"a {word}" for word in _choose(encoded, concepts, synonyms, limits).near[:n]]
 
 
-def _choose(family: Family, concepts: Sequence[str], synonyms: Sequence[str], limits: Limits) -> _Chosen:
+def _choose(encoded: Encoded, concepts: Sequence[str], synonyms: Sequence[str], limits: Limits) -> _Chosen:
     """The most frequent words, the concepts' neighbourhood, and the generic prompts."""
-    named = [*concepts, *synonyms]
+    family, named = encoded.family, [*concepts, *synonyms]
     own = same_meaning(named) | _TEMPLATE_WORDS
     known = [word for word in words(family.tokenizer) if word not in own]
     frequent, others = known[: limits.words], known[limits.words :]
@@ -147,7 +149,7 @@ def _choose(family: Family, concepts: Sequence[str], synonyms: Sequence[str], li
         return _Chosen((), (), (), ())
     general = _generic(family, named, limits)
     prompts = list(dict.fromkeys([*(f"a {word}" for word in compared), *general]))
-    near = dict(zip(prompts, nearness(family, prompts, named).tolist(), strict=True))
+    near = dict(zip(prompts, nearness(encoded, prompts, named).tolist(), strict=True))
     kept = {word for word in compared if near[f"a {word}"] < limits.near}
     return _Chosen(
         frequent=tuple(word for word in frequent if word in kept),
@@ -179,14 +181,15 @@ def _considered(family: Family, concepts: Sequence[str], others: Sequence[str], 
 
 
 @torch.no_grad()
-def nearness(family: Family, prompts: Sequence[str], concepts: Sequence[str]) -> Tensor:
+def nearness(encoded: Encoded, prompts: Sequence[str], concepts: Sequence[str]) -> Tensor:
     """Cosine of each prompt to the nearest concept, (prompts,): 1 is the same, 0 unrelated.
 
-    It is the cosine of token states that are averaged over the tokens, minus the mean of all prompts.
+    It is the cosine of token states that are averaged over the tokens, minus the mean of all prompts. All are kept in
+    `encoded`.
     """
-    encoded = Encoded(family)
 
     def pooled(texts: Sequence[str]) -> Tensor:
+        encoded.add(texts)
         return torch.cat([states.mean(1) for _, states in encoded.states(texts)])
 
     vectors = pooled(prompts)
