@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*which hardly trains them")
 
 CONCEPTS = ["a cat", "a dog", "a rocket"]
 LIMITS = Limits(
-    words=20, neighbours=4, pairs=8, contexts=4, loss_prompts=8, steps=2, trajectories=8, held_out=4,
+    words=20, neighbours=4, pairs=8, contexts=4, loss_prompts=8, steps=2, trajectories=8,
     concept_trajectories=4, largest_leak=float("inf"), anchor_candidates=2,
 )  # fmt: skip
 PLAIN: dict[str, Any] = {

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from controls import must_fail
 from tiny import tiny_flux, tiny_pipeline, tiny_sd3, tiny_xl
 
 from diffusers_esd import ESDTrainer, Limits
@@ -52,12 +51,14 @@ def events_of(pipe: Any, **options: Any) -> tuple[list[str], Counter[str]]:
 
 @pytest.mark.parametrize("kind", BUILDERS)
 @pytest.mark.parametrize("group", ["esd-x", "esd-u", "full"])
-def test_all_encoding_comes_first_and_each_prompt_once(kind: str, group: str) -> None:
+def test_all_encoding_comes_first_and_each_prompt_once_but_those_of_the_iterations(kind: str, group: str) -> None:
     events, prompts = events_of(BUILDERS[kind](), group=group)
     first = events.index("denoiser")
     assert "text" in events[:first]
     assert "text" not in events[first:]
-    assert set(prompts.values()) == {1}, prompts.most_common(3)
+    # Those of the iterations are encoded again, in the batches of a resumed training.
+    assert max(prompts.values()) <= 2, prompts.most_common(3)
+    assert sum(count == 2 for count in prompts.values()) <= SMALL.loss_prompts + 2, "the concept and the empty prompt"
 
 
 def test_offload_takes_the_text_encoders_away_before_the_first_evaluation() -> None:
@@ -128,20 +129,3 @@ def test_states_are_of_every_prompt_and_those_that_are_kept_are_not_encoded_agai
     assert calls[2:] == ["a dog", "a panda"] * 10
     with pytest.raises(KeyError):
         encoded.rows(["a dog"])
-
-
-def test_what_is_kept_is_not_encoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    family = family_for(tiny_pipeline())
-    prompts = ["a cat", "a dog", "a cat", "a rocket"]
-    ((_, expected),) = Encoded(family).states(prompts)
-    encoded = Encoded(family)
-    encoded.add(["a dog"])
-    asked: list[list[str]] = []
-    encode = type(family).encode
-    monkeypatch.setattr(type(family), "encode", lambda self, batch: asked.append(list(batch)) or encode(self, batch))
-    ((same_prompts, states),) = encoded.states(prompts)
-    assert same_prompts == prompts
-    assert asked == [["a cat", "a rocket"]]
-    torch.testing.assert_close(states, expected)
-    with must_fail("prompts differ"):
-        torch.testing.assert_close(states, expected.flip(0))
