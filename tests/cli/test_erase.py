@@ -32,6 +32,22 @@ def test_erase_takes_the_fields_of_the_configurations(model: str, tmp_path: Path
     assert config == ESDConfig(iterations=2, num_inference_steps=4, rank=2, preserve=(), seed=3)
 
 
+def test_one_concept_is_a_word_of_the_call_and_more_are_options(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = ["erase", model, "a cat", "-o", str(tmp_path / "both"), "--device", "cpu", *QUICK]
+    assert main([*call, "--concept", "a dog", "--concept", "a bus"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("erasing 'a cat', 'a dog', 'a bus': esd-u, 67 layers, 2 iterations\n")
+    assert re.search(r"^a \w+: alignment \S+, target -1: ", shown, re.M)
+    assert Erasure.from_pretrained(tmp_path / "both").provenance.concepts == ("a cat", "a dog", "a bus")
+    for wrong in (["erase", model, "a", "cat", "-o", "x"], ["erase", model, "a cat", "--iter", "2", "-o", "x"]):
+        with pytest.raises(SystemExit) as ended:
+            main(wrong)
+        assert ended.value.code == 2
+        assert "unrecognized arguments: " in capsys.readouterr().err
+
+
 def test_a_dry_run_writes_nothing(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "no-cat"
     assert main(["erase", model, "a cat", "-o", str(folder), "--device", "cpu", "--dry-run", *QUICK]) == 0

@@ -22,7 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, 1 after an error that is printed, 130 after Ctrl-C. A wrong call exits with 2. SIGTERM ends the process; a
             shell shows 143.
     """
-    parser = argparse.ArgumentParser(prog="diffusers-esd", description="Erase concepts from text-to-image models.")
+    parser = argparse.ArgumentParser(
+        prog="diffusers-esd", description="Erase concepts from text-to-image models.", allow_abbrev=False
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     erase.add_commands(commands)
     erasures.add_commands(commands)

@@ -27,7 +27,7 @@ def add_command(commands: Any, name: str, run: Command, text: str, *, output: st
     Returns:
         The parser of the command.
     """
-    parser = commands.add_parser(name, help=text, description=text)
+    parser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
     parser.set_defaults(run=run)
     if output is not None:
         parser.add_argument("-o", "--output", type=Path, required=True, help=output)
