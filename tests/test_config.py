@@ -145,7 +145,7 @@ def test_the_papers_plain_training_in_one_word() -> None:
     assert ESDConfig.paper() != ESDConfig(), "the default preserves everything else"
 
 
-@pytest.mark.parametrize("name", ["offload", "gradient_checkpointing"])
+@pytest.mark.parametrize("name", ["offload", "gradient_checkpointing", "capture"])
 def test_how_a_training_runs_is_checked_and_not_learned(name: str) -> None:
     assert name not in ESDConfig().to_dict()
     assert getattr(RunConfig(**{name: True}), name) is True

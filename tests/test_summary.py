@@ -93,7 +93,7 @@ def test_the_curve_of_alignment_is_on_a_fixed_scale() -> None:
     [
         (0.99, {}, "a cat: alignment 0.99, target -1: nothing is erased; raise the learning rate, then the iterations"),
         (0.7, {}, "the concept is still there; raise the learning rate, then the iterations"),
-        (0.0, {}, "the concept is weakened; look at images, and train on if they still show it"),
+        (0.0, {}, "the concept is weakened; look at images, and raise the iterations if they still show it"),
         (-0.93, {}, "a cat: alignment -0.93, target -1: reached"),
         (-0.2, {"stop_at_alignment": -0.2}, "reached"),
         (-0.2, {"erase_from": "an animal"}, "the concept is still there"),

@@ -45,7 +45,7 @@ def main() -> None:
 def _costs(options: argparse.Namespace, ways: list[str], fields: dict[str, Any]) -> Iterator[tuple[str, Cost]]:
     for way in ways:
         # Trajectories of 50 steps are slow.
-        updates = options.updates if "pool" in str(WAYS[way]) or not WAYS[way] else max(4, options.updates // 5)
+        updates = max(4, options.updates // 5) if WAYS[way].get("trajectory") == "fresh" else options.updates
         job = partial(cost, options.model, way, options.device, fields, updates)
         if options.device == "cuda":
             yield way, job()

@@ -12,7 +12,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from torch.nn.functional import mse_loss
 
 from diffusers_esd.config import ESDConfig
@@ -28,7 +28,7 @@ class PublishedTraining:
     Args:
         pipe: The base model.
         concept: The concept.
-        config: Group, learning rate, guidance, `eta`, steps, batch size and seed count, nothing else.
+        config: Only group, learning rate, guidance, `eta`, steps, batch size, size and seed are used.
     """
 
     def __init__(self, pipe: DiffusionPipeline, concept: str, config: ESDConfig) -> None:
@@ -76,4 +76,4 @@ class PublishedTraining:
 
 
 def _options(pipe: Any) -> dict[str, Any]:
-    return {"requires_safety_checker": False} if hasattr(pipe, "safety_checker") else {}
+    return {"requires_safety_checker": False} if isinstance(pipe, StableDiffusionPipeline) else {}

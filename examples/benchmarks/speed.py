@@ -19,10 +19,11 @@ from diffusers_esd import ESDConfig, ESDTrainer
 from .models import pipeline
 from .published_loop import PublishedTraining
 
-PLAIN = {"trajectory": "pool", "preserve": (), "null_space": False}
+PLAIN = {"preserve": (), "null_space": False}
+FRESH = {**PLAIN, "trajectory": "fresh"}
 WAYS: dict[str, dict[str, Any]] = {
-    "published loop": {"trajectory": "fresh", "preserve": (), "null_space": False},
-    "fresh trajectories": {"trajectory": "fresh", "preserve": (), "null_space": False},
+    "published loop": FRESH,
+    "ours, fresh": FRESH,
     "ours": PLAIN,
     "ours, not captured": {**PLAIN, "capture": False},
     "ours, checkpointing": {**PLAIN, "gradient_checkpointing": True},

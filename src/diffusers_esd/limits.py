@@ -25,7 +25,7 @@ class Limits:
         text_strength: Ridge of the moments of token states, relative to their mean diagonal. A smaller ridge removes
             more of what is preserved.
         state_strength: The same for all other layers. It grows if there are fewer inputs than the layer is wide.
-        largest_leak: A layer with a larger leak on held-out inputs is left out.
+        largest_leak: A layer with a larger leak, on inputs that A was not computed from, is left out.
         empty_share: Share of the empty prompt in the moments of token states; the empty prompt guides every image.
         steps: Denoising steps of the trajectories from which A is computed and leaks are measured.
         trajectories: Number of those of preserved prompts.

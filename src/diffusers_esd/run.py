@@ -21,12 +21,12 @@ class RunConfig:
             more time.
         offload: Keep the text encoders and the autoencoder on the CPU while the denoiser is evaluated. A callback
             cannot generate images then.
-        capture: On a GPU, run the iterations as CUDA graphs: several times faster at batch 1, with up to half more
+        capture: On a GPU, run the iterations as CUDA graphs: two to three times faster at batch 1, with about half more
             memory. Where it is not possible, the provenance says why.
         output_dir: Folder for checkpoints, which are `output_dir/<adapter name>/checkpoint-N` after N iterations.
             `None` writes none.
-        checkpoint_every: Iterations between two checkpoints; `None` means 100. One more is written at the end, after
-            Ctrl-C or SIGTERM, and when a callback fails.
+        checkpoint_every: Iterations between two checkpoints; `None` means 100. One more is written before the first
+            iteration, at the end, after Ctrl-C or SIGTERM, and when a callback fails or returns "stop".
         keep_checkpoints: Number of checkpoints to keep, the newest; older ones are deleted.
         resume: The checkpoint to go on from: a checkpoint's folder, or `"latest"`, the newest in
             `output_dir/<adapter name>`; if there is none, the training starts from the beginning. `None` starts from
@@ -48,7 +48,7 @@ class RunConfig:
             TypeError: If a value has the wrong type.
             ValueError: If a value is out of range, or `output_dir` is missing.
         """
-        for name in ("gradient_checkpointing", "offload"):
+        for name in ("gradient_checkpointing", "offload", "capture"):
             check_flag(name, getattr(self, name))
         for name in ("output_dir", "resume"):
             _check_path(name, getattr(self, name))

@@ -57,10 +57,14 @@ def is_intact(config: ESDConfig, provenance: Provenance) -> bool:
     return bool(found) and all(_way(value, config) < _INTACT for value in found)
 
 
+def _start(config: ESDConfig) -> float:
+    """The alignment before the first update."""
+    return 1.0 if config.erase_from is None else 0.0
+
+
 def _way(alignment: float, config: ESDConfig) -> float:
     """How far the alignment has come, from 0 at the start to 1 at the target."""
-    first = 1.0 if config.erase_from is None else 0.0
-    return (first - alignment) / max(first + config.eta, 1e-30)
+    return (_start(config) - alignment) / (_start(config) + config.eta)
 
 
 def _verdict(alignment: float, config: ESDConfig) -> str:
@@ -68,7 +72,7 @@ def _verdict(alignment: float, config: ESDConfig) -> str:
     if way >= _REACHED or (stop is not None and alignment <= stop):
         return "reached"
     if way >= _HALF:
-        return "the concept is weakened; look at images, and train on if they still show it"
+        return "the concept is weakened; look at images, and raise the iterations if they still show it"
     what = "nothing is erased" if way < _INTACT else "the concept is still there"
     return f"{what}; raise the learning rate, then the iterations"
 
@@ -92,9 +96,9 @@ def curve(values: Sequence[float], low: float, high: float, width: int = 32) -> 
 
 
 def alignment_curve(config: ESDConfig | None, provenance: Provenance) -> str:
-    """The alignment over the training, from the target, the lowest bar, to 1, the highest."""
-    eta = 1.0 if config is None else config.eta
-    return curve([alignment for _, alignment in provenance.history], low=-eta, high=1.0)
+    """The alignment over the training, from the target, the lowest bar, to the start, the highest."""
+    low, high = (-1.0, 1.0) if config is None else (-config.eta, _start(config))
+    return curve([alignment for _, alignment in provenance.history], low, high)
 
 
 def _group(config: ESDConfig) -> str:
@@ -122,7 +126,7 @@ def _training(config: ESDConfig, provenance: Provenance) -> dict[str, str]:
     if provenance.beside:
         rows["switched off while training"] = ", ".join(provenance.beside)
     if provenance.alignment is not None:
-        rows["alignment"] = _alignment(provenance.alignment, config.eta, provenance)
+        rows["alignment"] = _alignment(provenance.alignment, config, provenance)
         rows["outcome"] = outcome(config, provenance)
         rows["alignment over training"] = alignment_curve(config, provenance)
     return rows
@@ -142,9 +146,10 @@ def _anchors(provenance: Provenance) -> str:
     return next(iter(texts.values())) if len(texts) == 1 else ", ".join(f"{c}: {text}" for c, text in texts.items())
 
 
-def _alignment(alignment: float, eta: float, provenance: Provenance) -> str:
+def _alignment(alignment: float, config: ESDConfig, provenance: Provenance) -> str:
     """The alignment with the ends of its scale; if there are several concepts, also that of each."""
     zero = "as for the anchor" if any(provenance.anchors.values()) else "as without the concept's words"
-    text = f"{alignment:.2f} (1: intact, 0: {zero}, {-eta:g}: target)"
+    scale = f"1: intact, 0: {zero}" if config.erase_from is None else "0: intact"
+    text = f"{alignment:.2f} ({scale}, {-config.eta:g}: target)"
     each = [f"{concept} {value:.2f}" for concept, value in provenance.alignments.items() if value is not None]
     return text + (f"; {', '.join(each)}" if len(provenance.alignments) > 1 else "")

@@ -38,7 +38,7 @@ def test_one_concept_is_a_word_of_the_call_and_more_are_options(
     call = ["erase", model, "a cat", "-o", str(tmp_path / "both"), "--device", "cpu", *QUICK]
     assert main([*call, "--concept", "a dog", "--concept", "a bus"]) == 0
     shown = capsys.readouterr().out
-    assert shown.startswith("erasing 'a cat', 'a dog', 'a bus': esd-u, 67 layers, 2 iterations\n")
+    assert shown.startswith("erasing 'a cat', 'a dog', 'a bus': esd-u, up to 67 layers, 2 iterations\n")
     assert re.search(r"^a \w+: alignment \S+, target -1: ", shown, re.M)
     assert Erasure.from_pretrained(tmp_path / "both").provenance.concepts == ("a cat", "a dog", "a bus")
     for wrong in (["erase", model, "a", "cat", "-o", "x"], ["erase", model, "a cat", "--iter", "2", "-o", "x"]):

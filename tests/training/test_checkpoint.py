@@ -190,7 +190,9 @@ def test_a_refinement_is_resumed_and_its_erasures_must_be_the_same(tmp_path: Pat
     resumed = refine(pipe, parts, run=run, **options)
     assert resumed.provenance.iterations == 20
     assert same(resumed, expected)
-    with pytest.raises(ValueError, match=r"`norm of the erasures` is '[\d.]+', there '[\d.]+'\. To go on from it"):
+    with pytest.raises(
+        ValueError, match=r"`norm of the erasures` is '[\d.]+', in the checkpoint '[\d.]+'\. To go on from it"
+    ):
         refine(pipe, dict.fromkeys(parts, 1.0), run=run, **options)
 
 

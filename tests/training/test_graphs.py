@@ -44,8 +44,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def naive(pipe: DiffusionPipeline, config: ESDConfig) -> dict[str, Tensor]:
     """The package's trajectories and optimiser; predictions, losses and gradients by hand."""
     family, unet = family_for(pipe), pipe.unet
-    prompts = choose(family, config, Limits(), ["a cat"])
     encoded = Encoded(family)
+    prompts = choose(encoded, config, Limits(), ["a cat"])
     encoded.add(["", "a cat", *prompts.student, *prompts.loss, str(config.anchor)])
     selection = ESDTrainer(pipe, config).selection()
     adapter = Adapter(unet, "naive", selection, rank=config.rank, lora_alpha=config.rank, seed=config.seed)
@@ -116,16 +116,16 @@ def test_buffers_hold_what_came_last() -> None:
 
 def test_why_nothing_is_captured_is_in_the_provenance() -> None:
     config = {**FIFTY, "iterations": 1}
-    facts = ESDTrainer(tiny_pipeline(), **config).erase("a cat").provenance
-    assert facts.not_captured == "the device is cpu, and needs to be cuda"
+    provenance = ESDTrainer(tiny_pipeline(), **config).erase("a cat").provenance
+    assert provenance.not_captured == "the device is cpu, and needs to be cuda"
     assert ESDTrainer(tiny_pipeline(), **config, capture=False).erase("a cat").provenance.not_captured == (
         "`capture` is False"
     )
 
 
-def test_a_failure_ends_capturing_and_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_ends_capturing_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     graphs = not_captured()
-    graphs.give_up(torch.OutOfMemoryError("Tried to allocate 2 GiB.\nSee the documentation."))
+    graphs.give_up("Tried to allocate 2 GiB.\nSee the documentation.")
     assert graphs.obstacle == "capturing failed: Tried to allocate 2 GiB."
     assert "which takes longer: capturing failed: Tried to allocate 2 GiB." in caplog.text
 

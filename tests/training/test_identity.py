@@ -61,12 +61,16 @@ def refused(folder: Path, pipe: Any, concept: Any = "a cat", **options: Any) -> 
 @pytest.mark.parametrize(
     ("options", "change", "difference"),
     [
-        ({"eta": 2.0}, no_change, "`eta` is 2.0, there 1.0"),
-        ({"concept": ["a cat", "a dog"]}, no_change, "`concept` is ['a cat', 'a dog'], there ['a cat']"),
-        ({"eta": 2.0, "seed": 1}, no_change, "`eta` is 2.0, there 1.0; `seed` is 1, there 0"),
-        ({"limits": Limits(words=7)}, no_change, "`limits.words` is 7, there 500"),
-        ({}, style_adapter, "`active adapters` is {'style': 0.6}, there {}"),
-        ({}, lambda pipe: pipe.to(torch.bfloat16), "`type of the base weights` is 'torch.bfloat16', there 'torch.flo"),
+        ({"eta": 2.0}, no_change, "`eta` is 2.0, in the checkpoint 1.0"),
+        ({"concept": ["a cat", "a dog"]}, no_change, "`concept` is ['a cat', 'a dog'], in the checkpoint ['a cat']"),
+        ({"eta": 2.0, "seed": 1}, no_change, "`eta` is 2.0, in the checkpoint 1.0; `seed` is 1, in the checkpoint 0"),
+        ({"limits": Limits(words=7)}, no_change, "`limits.words` is 7, in the checkpoint 500"),
+        ({}, style_adapter, "`active adapters` is {'style': 0.6}, in the checkpoint {}"),
+        (
+            {},
+            lambda pipe: pipe.to(torch.bfloat16),
+            "`type of the base weights` is 'torch.bfloat16', in the checkpoint '",
+        ),
         ({}, other_weights, "`fingerprint of the base weights` is '"),
         ({"preserve": ["a dog"] * 99}, no_change, "`preserve` is ['a dog', 'a dog', 'a dog', 'a dog', 'a ..."),
     ],
@@ -102,5 +106,5 @@ def test_a_start_is_recognised_by_its_norms() -> None:
     check_same(Path("x"), named(a, b), named(turn @ a, b @ turn.T))
     with pytest.raises(OtherTrainingError, match=r"`norm of the erasures` is '"):
         check_same(Path("x"), named(a, b), named(a, 1.1 * b))
-    with pytest.raises(OtherTrainingError, match=r"`norm of the erasures` is '.*', there None"):
+    with pytest.raises(OtherTrainingError, match=r"`norm of the erasures` is '.*', in the checkpoint None"):
         check_same(Path("x"), identify(family, ESDConfig(), Limits(), ["a cat"], []), named(a, b))

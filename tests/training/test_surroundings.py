@@ -28,9 +28,9 @@ def trained(options: dict[str, Any], surroundings: AbstractContextManager[Any]) 
 
 
 @contextmanager
-def default_type() -> Iterator[None]:
+def default_type(dtype: torch.dtype = torch.float64) -> Iterator[None]:
     """Another default type of new tensors, for as long as it lasts."""
-    torch.set_default_dtype(torch.float64)
+    torch.set_default_dtype(dtype)
     try:
         yield
     finally:
@@ -44,6 +44,7 @@ SURROUNDINGS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "inference_mode": torch.inference_mode,
     "another default device": lambda: torch.device("meta"),
     "another default type": default_type,
+    "a default type of fewer bits": lambda: default_type(torch.bfloat16),
 }
 
 

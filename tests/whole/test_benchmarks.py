@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
+import pytest
 import torch
 from benchmarks.models import NAMES, pipeline
 from benchmarks.published_loop import PublishedTraining
-from benchmarks.speed import WAYS, Cost, cost, table
+from benchmarks.speed import Cost, cost, table
 from controls import must_fail
+from published import MODELS
 from tiny import tiny_pipeline
 
-from diffusers_esd import ESDConfig
+from diffusers_esd import ESDConfig, ESDTrainer
 
 
 def test_the_published_loop_trains_the_weights_of_a_group_in_a_copy() -> None:
@@ -37,8 +42,27 @@ def test_ways_are_measured_side_by_side() -> None:
     assert lines[-1] == "| ours (why) | 3.0 | 0.5000 | 1.2 | 1.00 (2.00) |"
 
 
-def test_every_model_and_way_has_a_name() -> None:
-    assert pipeline("emoji_sd", "cpu", torch.float32).unet.dtype == torch.float32
-    assert "SD 1.4" in NAMES
-    for options in WAYS.values():
-        assert not set(options) & {"group", "size", "num_inference_steps"}, "these are the command's"
+SMALL: dict[str, dict[str, Any]] = {
+    "SD 1.4": {"block_out_channels": (32, 32, 64, 64), "attention_head_dim": 4, "norm_num_groups": 8},
+    "SDXL": {
+        "block_out_channels": (32, 32, 64), "attention_head_dim": 4, "norm_num_groups": 8,
+        "transformer_layers_per_block": 1,
+    },
+    "Flux.1 dev": {
+        "num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16, "num_attention_heads": 2,
+        "axes_dims_rope": (4, 6, 6),
+    },
+}  # fmt: skip
+"""Sizes of denoisers that take the published text encoders' states."""
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_random_pipelines_train(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = MODELS[name]
+    monkeypatch.setitem(MODELS, name, replace(model, config={**model.config, **SMALL[name]}))
+    pipe = pipeline(name, "cpu", torch.bfloat16)
+    fields = {"group": "esd-x", "size": 128, "num_inference_steps": 2, "iterations": 1}
+    erasure = ESDTrainer(pipe, **fields, preserve=(), null_space=False).erase("a cat")
+    assert erasure.provenance.iterations == 1
+    assert erasure.provenance.layers > 0
+    assert set(SMALL) == {*NAMES} - {"emoji_sd"}

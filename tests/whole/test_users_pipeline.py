@@ -251,7 +251,24 @@ def confined() -> Erasure:
     return ESDTrainer(tiny_pipeline(), **CONFINED).erase("a cat")
 
 
-@pytest.mark.parametrize("way", [offloaded, group_offloaded, compiled_in_place, checkpointed])
+def test_a_denoiser_that_the_user_has_compiled_trains_compiled() -> None:
+    calls: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        return lambda *arguments: calls.append(1) or graph(*arguments)
+
+    torch.compiler.reset()
+    pipe = tiny_pipeline()
+    ESDTrainer(pipe, **{**QUICK, "iterations": 1}).erase("a dog")
+    with must_fail("it is not compiled yet"):
+        assert calls
+    pipe.unet = torch.compile(pipe.unet, backend=backend)
+    ESDTrainer(pipe, **{**QUICK, "iterations": 1}).erase("a cat")
+    assert calls
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("way", [offloaded, group_offloaded, compiled, compiled_in_place, checkpointed])
 def test_the_null_space_is_found_on_any_of_them(
     way: Callable[[StableDiffusionPipeline], None], confined: Erasure
 ) -> None:

@@ -15,8 +15,8 @@ def add_commands(commands: Any) -> None:
     erase = add_command(commands, "erase", _erase, "train an erasure", output="folder for the erasure")
     add_model(erase)
     erase.add_argument("concept", help='words of the concept, in quotes if there are several: "Van Gogh"')
-    more = "one more concept that the same adapter erases; may be repeated"
-    erase.add_argument("--concept", dest="more", action="append", default=[], metavar="CONCEPT", help=more)
+    further = "a further concept that the same adapter erases; may be repeated"
+    erase.add_argument("--concept", dest="further", action="append", default=[], metavar="CONCEPT", help=further)
     erase.add_argument("--name", help="name of the adapter")
     erase.add_argument("--dry-run", action="store_true", help="print what would be trained and its cost, then stop")
     erase.add_argument("--check", action="store_true", help="afterwards, draw check.png and print the alignments")
@@ -33,15 +33,16 @@ def _erase(options: argparse.Namespace) -> None:
     check_folder(options.output)
     pipe = load_pipeline(options)
     trainer = ESDTrainer(pipe, config, run=run)
-    concepts = [options.concept, *options.more]
+    concepts = [options.concept, *options.further]
     if options.dry_run:
         print(trainer.erase(concepts, name=options.name, dry_run=True))
         return
-    layers = len(trainer.selection().names)
-    print(f"erasing {', '.join(map(repr, concepts))}: {config.group}, {layers} layers, {config.iterations} iterations")
+    layers, quoted = len(trainer.selection().names), ", ".join(map(repr, concepts))
+    print(f"erasing {quoted}: {config.group}, up to {layers} layers, {config.iterations} iterations")
     erasure = trainer.erase(concepts, name=options.name)
     print(erasure.save_pretrained(options.output))
-    print(outcome(config, erasure.provenance))
+    if text := outcome(config, erasure.provenance):
+        print(text)
     if options.check and erasure.provenance.complete:
         print(erasure.check(pipe))
         erasure.save_pretrained(options.output)

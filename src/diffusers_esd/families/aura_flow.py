@@ -33,4 +33,4 @@ class AuraFlow(FlowFamily):
 
     def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning, guidance_scale: float) -> Tensor:
         """The transformer's velocity, at times from 1 to 0."""
-        return self.denoiser(x_t, timestep=(t / 1000).to(x_t.dtype), return_dict=False, **conditioning)[0]
+        return self.network(x_t, timestep=(t / 1000).to(x_t.dtype), return_dict=False, **conditioning)[0]

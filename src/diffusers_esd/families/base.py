@@ -63,6 +63,11 @@ class Family(ABC):
         return find_denoiser(self.pipe, self.component)[1]
 
     @property
+    def network(self) -> Any:
+        """The denoiser as it is called: compiled, if the user has compiled it."""
+        return getattr(self.pipe, self.component)
+
+    @property
     def tokenizer(self) -> Any:
         """The tokenizer whose words the text encoder knows."""
         return self.pipe.tokenizer

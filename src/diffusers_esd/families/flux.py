@@ -76,7 +76,7 @@ class Flux(FlowFamily):
         if self.denoiser.config.guidance_embeds:
             guidance = torch.full((n,), guidance_scale, device=x_t.device, dtype=torch.float32)
         factor = self.pipe.vae_scale_factor
-        e = self.denoiser(
+        e = self.network(
             hidden_states=self.pipe._pack_latents(x_t, n, channels, height, width),
             timestep=t.to(x_t.dtype) / 1000,
             guidance=guidance,

@@ -26,7 +26,7 @@ class StableDiffusion(DiffusionFamily):
 
     def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning, guidance_scale: float) -> Tensor:
         """The U-Net's prediction."""
-        return self.denoiser(x_t, t, return_dict=False, **conditioning)[0]
+        return self.network(x_t, t, return_dict=False, **conditioning)[0]
 
 
 class StableDiffusionXL(DiffusionFamily):
@@ -80,4 +80,4 @@ class StableDiffusionXL(DiffusionFamily):
         time_ids = torch.cat([x_t.new_full((len(x_t), 1), size) for size in sizes], dim=1)
         added = {"text_embeds": conditioning["text_embeds"], "time_ids": time_ids}
         states = conditioning["encoder_hidden_states"]
-        return self.denoiser(x_t, t, states, added_cond_kwargs=added, return_dict=False)[0]
+        return self.network(x_t, t, states, added_cond_kwargs=added, return_dict=False)[0]

@@ -33,4 +33,4 @@ class StableDiffusion3(FlowFamily):
 
     def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning, guidance_scale: float) -> Tensor:
         """The transformer's velocity."""
-        return self.denoiser(hidden_states=x_t, timestep=t, return_dict=False, **conditioning)[0]
+        return self.network(hidden_states=x_t, timestep=t, return_dict=False, **conditioning)[0]

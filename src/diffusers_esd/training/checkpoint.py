@@ -134,14 +134,14 @@ class Checkpoints:
             return
         seconds = time.monotonic() - self._started
         try:
-            if path.exists():  # of the same training, which was resumed from an older checkpoint
-                remove_folder(path)
             with whole(path) as temporary:
                 temporary.mkdir()
                 record, state = temporary / RECORD_NAME, temporary / STATE_NAME
                 record.write_text(json.dumps({"training": self._training}, indent=2) + "\n", encoding="utf-8")
                 torch.save({"prepared": self._prepared.state_dict(), "training": training, "seconds": seconds}, state)
                 sync(record, state, temporary)
+                if path.exists():  # of the same training, which was resumed from an older checkpoint
+                    remove_folder(path)
             sync(self.folder)
             self.last = path
             self._delete_others(iterations)
@@ -171,6 +171,7 @@ def find(run: RunConfig, name: str, training: Mapping[str, Any]) -> Checkpoint |
 
     Raises:
         FileNotFoundError: If `resume` is not a checkpoint.
+        NotADirectoryError: If the folder is a file.
         PermissionError: If the folder is not writable.
         FileExistsError: If the folder contains checkpoints that the new training would mix with its own.
         ValueError: If the checkpoint is damaged, or belongs to another training; the message names what differs.
@@ -178,7 +179,10 @@ def find(run: RunConfig, name: str, training: Mapping[str, Any]) -> Checkpoint |
     folder = run.checkpoints(name)
     found: dict[int, Path] = {}
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise NotADirectoryError(f"`output_dir` must be a folder; {error.filename} is a file.") from error
         if not os.access(folder, os.W_OK):
             raise PermissionError(f"{folder} is not writable; give another `output_dir`.")
         remove_leftovers(folder)

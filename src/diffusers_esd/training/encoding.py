@@ -1,9 +1,9 @@
 """Encoded prompts: text encoders run in batches, and before the denoiser is needed.
 
 The token states of a few hundred prompts take a gigabyte with T5, those of three thousand twelve. So prompts are
-encoded in batches, and only the rows that are needed again are kept, on the CPU: no prompt is encoded twice. All
-prompts are encoded before the denoiser's first evaluation, so the text encoders and the denoiser need not be in memory
-together.
+encoded in batches, and only the rows that are needed again are kept, on the CPU. No prompt is encoded twice, except
+those of the iterations, which are encoded in the same batches as in a resumed training. All prompts are encoded before
+the denoiser's first evaluation, so the text encoders and the denoiser need not be in memory together.
 """
 
 from __future__ import annotations

@@ -24,6 +24,9 @@ _LOGGER = logging.getLogger(__name__)
 Function = Callable[..., tuple[Tensor, ...]]
 """Takes tensors, all of whose values matter, and returns tensors. It may add to gradients, and does nothing else."""
 
+Captured = tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...]]
+"""A graph, and where its replay writes the results."""
+
 
 class Graphs:
     """What the captured functions of a training share: a memory pool, and whether capturing is possible.
@@ -35,16 +38,18 @@ class Graphs:
 
     Attributes:
         obstacle: The same; it is set if capturing fails.
+        captured: The graphs, by what was captured.
     """
 
     def __init__(self, device: torch.device, parameters: Iterable[nn.Parameter], obstacle: str) -> None:
         self.obstacle = obstacle
+        self.captured: dict[object, Captured] = {}
         self._device, self._parameters = device, list(parameters)
         self._pool = None if obstacle else torch.cuda.graph_pool_handle()
         if obstacle:
             _LOGGER.info("The iterations run without CUDA graphs: %s.", obstacle)
 
-    def capture(self, function: Callable[[], tuple[Tensor, ...]]) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...]]:
+    def capture(self, function: Callable[[], tuple[Tensor, ...]]) -> Captured:
         """The graph of a function, and where its results are written. Gradients are left as they were.
 
         Raises:
@@ -57,9 +62,11 @@ class Graphs:
                 # Libraries set themselves up in the first call, which must not be captured.
                 side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
                 side.wait_stream(torch.cuda.current_stream())
-                with torch.cuda.stream(side):
-                    function()
-                torch.cuda.current_stream().wait_stream(side)
+                try:
+                    with torch.cuda.stream(side):
+                        function()
+                finally:
+                    torch.cuda.current_stream().wait_stream(side)
                 graph = torch.cuda.CUDAGraph()
                 # Other threads, such as a callback's, may use the GPU meanwhile.
                 with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
@@ -69,10 +76,10 @@ class Graphs:
                     gradient.copy_(value)
         return graph, results
 
-    def give_up(self, error: RuntimeError) -> None:
-        """From now on, nothing is captured."""
-        (reason, *_) = str(error).splitlines() or [type(error).__name__]
-        self.obstacle = f"capturing failed: {reason}"
+    def give_up(self, message: str) -> None:
+        """From now on nothing is captured, and the memory of all graphs is free."""
+        self.obstacle = f"capturing failed: {next(iter(message.splitlines()), 'no reason given')}"
+        self.captured.clear()
         torch.cuda.empty_cache()
         _LOGGER.warning("The iterations run without CUDA graphs, which takes longer: %s", self.obstacle)
 
@@ -104,7 +111,6 @@ class _Call:
         self._function, self._graphs = function, graphs
         self._tensors = [tensor.clone() for tensor in tensors]
         self._named = {name: tensor.clone() for name, tensor in named.items()}
-        self._captured: tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...]] | None = None
         self._is_first = True
 
     def __call__(self, tensors: tuple[Tensor, ...], named: dict[str, Tensor]) -> tuple[Tensor, ...]:
@@ -112,17 +118,18 @@ class _Call:
             buffer.copy_(tensor)
         for name, buffer in self._named.items():
             buffer.copy_(named[name])
-        if not (self._graphs.obstacle or self._is_first or self._captured):
+        graphs, is_first, self._is_first = self._graphs, self._is_first, False
+        if not (graphs.obstacle or is_first or self in graphs.captured):
+            failure = None
             try:
-                self._captured = self._graphs.capture(self._run)
+                graphs.captured[self] = graphs.capture(self._run)
             except RuntimeError as error:
-                self._graphs.give_up(error)
-        if self._graphs.obstacle:
-            self._captured = None
-        self._is_first = False
-        if self._captured is None:
+                failure = str(error)
+            if failure is not None:  # here the error, whose frames hold tensors, is gone
+                graphs.give_up(failure)
+        if self not in graphs.captured:
             return self._run()
-        graph, results = self._captured
+        graph, results = graphs.captured[self]
         graph.replay()
         # Graphs share memory: the replay of another may write over these.
         return tuple(result.clone() for result in results)

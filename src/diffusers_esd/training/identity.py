@@ -68,7 +68,7 @@ def check_same(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> N
         OtherTrainingError: Naming each value that differs, now and in the checkpoint.
     """
     different = [
-        f"`{name}` is {_shown(now.get(name))}, there {_shown(then.get(name))}"
+        f"`{name}` is {_shown(now.get(name))}, in the checkpoint {_shown(then.get(name))}"
         for name in {**now, **then}
         if now.get(name) != then.get(name)
     ]

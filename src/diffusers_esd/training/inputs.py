@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..denoiser import Denoiser, base_layer, evaluation
+from ..families import Family
 from ..streams import stream
 
 Observer = Callable[[str, Tensor], None]
@@ -88,9 +89,10 @@ def observed(
 
 
 @contextmanager
-def uncompiled(denoiser: Denoiser) -> Iterator[None]:
+def uncompiled(family: Family) -> Iterator[None]:
     """The denoiser in evaluation mode and uncompiled: hooks would make compiled code recompile for every layer, or
     would be ignored."""
-    compiled = any(module._compiled_call_impl is not None for module in denoiser.modules())
-    with evaluation(denoiser), torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+    denoiser = family.denoiser
+    is_compiled = family.network is not denoiser or any(m._compiled_call_impl is not None for m in denoiser.modules())
+    with evaluation(denoiser), torch.compiler.set_stance("force_eager") if is_compiled else nullcontext():
         yield

@@ -75,11 +75,11 @@ class Iteration:
             states.x_t, states.position.to(states.x_t.device), self._scale(1.0), **networks.rows(*asked.values())
         )
         state.erase.advance(states, e_rollout, e_null)
-        value, *found = torch.cat([loss[None], along, length]).tolist()  # waits for the device once
-        along, length = torch.tensor(found).chunk(2)
-        state.alignments.update(prompts, along, length)
+        value, *parts = torch.cat([loss[None], along, length]).tolist()  # waits for the device once
+        numerators, denominators = parts[: len(prompts)], parts[len(prompts) :]
+        state.alignments.update(prompts, numerators, denominators)
         state.last_seen |= dict.fromkeys(prompts, len(state.history))
-        return value, along.sum().item(), length.sum().item()
+        return value, sum(numerators), sum(denominators)
 
     def _pass_of_erasing(self, x_t: Tensor, position: Tensor, scale: Tensor, **rows: Tensor) -> tuple[Tensor, ...]:
         """The loss, both parts of the alignment (B,), and the two predictions that move the trajectories.
@@ -91,9 +91,9 @@ class Iteration:
             rows: For B empty prompts, B concepts, B anchors if there are any, and B prompts of `erase_from`, if so.
         """
         n = len(x_t)
-        e_null, e_cond, *more = self._networks.predict_as_teacher(x_t, position, **rows)
-        e_a = more[0] if any(self._anchors.values()) else e_null
-        e_from = None if self._config.erase_from is None else more[-1]
+        e_null, e_cond, *others = self._networks.predict_as_teacher(x_t, position, **rows)
+        e_a = others[0] if any(self._anchors.values()) else e_null
+        e_from = None if self._config.erase_from is None else others[-1]
         asked = slice(n, 2 * n) if e_from is None else slice(-n, None)
         e_student = self._networks.predict_as_student(x_t, position, **{key: row[asked] for key, row in rows.items()})
         origin = None if e_from is None else e_from.float()
@@ -131,8 +131,9 @@ class Iteration:
 
     def _scale(self, weight: float) -> Tensor:
         """Factor of a term's gradients: its weight in the mean of all batches, times the scale of float16."""
-        one = torch.ones((), device=self._networks.schedule.timesteps.device)
-        return self._state.scaler.scale(one * (weight / self._config.gradient_accumulation_steps))
+        factor = weight / self._config.gradient_accumulation_steps
+        device = self._networks.schedule.timesteps.device
+        return self._state.scaler.scale(torch.full((), factor, device=device, dtype=torch.float32))
 
     def update(self) -> None:
         """One optimiser update, and one more entry in the history. If gradients overflow, it tries other states.

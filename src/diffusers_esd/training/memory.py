@@ -48,15 +48,17 @@ def _checkpoint(module: nn.Module, *inputs: Any) -> Any:
 
 
 @contextmanager
-def advised(config: ESDConfig, run: RunConfig) -> Iterator[None]:
+def with_memory_advice(family: Family, config: ESDConfig, run: RunConfig) -> Iterator[None]:
     """Out of memory, an error says what would need less, what saves most first."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         batch = f"batch_size=1, gradient_accumulation_steps={config.batch_size * config.gradient_accumulation_steps}"
+        graphs = run.capture and family.device.type == "cuda"
         others = [
             "" if run.gradient_checkpointing else "gradient_checkpointing=True (a checkpoint can be resumed with it)",
             batch if config.batch_size > 1 else "",
+            "capture=False (a checkpoint can be resumed with it)" if graphs else "",
             "" if run.offload else "offload=True (a checkpoint can be resumed with it)",
             "a smaller `size`",
             f"a `rank` below {config.rank}" if config.rank > 1 else "",

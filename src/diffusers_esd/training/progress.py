@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 _SMOOTHING = 0.95  # of the averages, per visit of a concept
 _LEAST_VISITS = 20  # before a concept can be done
 
@@ -51,16 +49,16 @@ class Alignments:
         self._averages: dict[str, tuple[float, float]] = {}
         self.visits: dict[str, int] = {}
 
-    def update(self, prompts: Sequence[str], along: Tensor, length: Tensor) -> None:
+    def update(self, prompts: Sequence[str], along: Sequence[float], length: Sequence[float]) -> None:
         """Add a batch to the averages.
 
         Args:
             prompts: B prompts.
-            along: `<e_student - e_null, u>` of each, (B,).
-            length: `<u, u>` of each, (B,).
+            along: `<e_student - e_null, u>` of each.
+            length: `<u, u>` of each.
         """
         batch: dict[str, tuple[float, float]] = {}
-        for prompt, new, norm in zip(prompts, along.tolist(), length.tolist(), strict=True):
+        for prompt, new, norm in zip(prompts, along, length, strict=True):
             a, b = batch.get(prompt, (0.0, 0.0))
             batch[prompt] = (a + new, b + norm)
         for prompt, (new, norm) in batch.items():

@@ -23,7 +23,7 @@ from .checkpoint import Checkpoint, Checkpoints, Prepared
 from .graphs import Graphs, obstacle
 from .inputs import uncompiled
 from .loop import Training
-from .memory import advised, checkpointed, offloaded
+from .memory import checkpointed, offloaded, with_memory_advice
 from .networks import Networks
 from .null_space import NullSpaceFinder
 from .plan import Plan, make_plan
@@ -43,7 +43,7 @@ def train(task: Task, callback: Callback | None, checkpoint: Checkpoint | None =
     started = time.monotonic() - (0.0 if checkpoint is None else checkpoint.seconds)
     config, family, prompts = task.config, task.family, task.prompts
     active = active_scales(family.denoiser)
-    with advised(config, task.run), _prepared(task, checkpoint) as prepared:
+    with with_memory_advice(family, config, task.run), _prepared(task, checkpoint) as prepared:
         checkpoints = Checkpoints(task, prepared, checkpoint, started)
         with _attached(task, prepared.fixed_a) as adapter:
             with adapter.training(), checkpointed(family, task.run):
@@ -84,7 +84,7 @@ def _prepared(task: Task, checkpoint: Checkpoint | None) -> Iterator[Prepared]:
     finder = _null_space_finder(task)
     encoded.keep_only([*needed, *([] if finder is None else finder.prompts)])
     with offloaded(task.family, task.run):
-        with uncompiled(task.family.denoiser):
+        with uncompiled(task.family):
             anchors = anchor_finder.find()
             space = None if finder is None else finder.find()
         fixed_a: Mapping[str, Tensor] | None = None if space is None else space.fixed_a
@@ -98,7 +98,7 @@ def plan(task: Task) -> Plan:
     """What a training would do and cost. The denoiser is evaluated only to find anchors."""
     finder = _anchor_finder(task)
     task.encoded.add(["", *task.prompts.concepts, *finder.prompts])
-    with uncompiled(task.family.denoiser):
+    with uncompiled(task.family):
         anchors = finder.find()
     return make_plan(task, anchors)
 
