@@ -53,8 +53,8 @@ def outcome(config: ESDConfig, provenance: Provenance) -> str:
 
 def is_intact(config: ESDConfig, provenance: Provenance) -> bool:
     """Whether no concept's alignment has moved."""
-    found = [value for value in provenance.alignments.values() if value is not None]
-    return bool(found) and all(_way(value, config) < _INTACT for value in found)
+    measured = [value for value in provenance.alignments.values() if value is not None]
+    return bool(measured) and all(_way(value, config) < _INTACT for value in measured)
 
 
 def _start(config: ESDConfig) -> float:

@@ -114,7 +114,10 @@ class Checkpoints:
         self.last = None if resumed is None else resumed.path
         self._every, self._keep = task.run.checkpoint_every or _EVERY, task.run.keep_checkpoints
         self._prepared, self._started = prepared, started
-        self._training = identify(task.family, task.config, task.limits, task.prompts.concepts, task.beside, task.start)
+        self._training: Mapping[str, Any] = {}
+        if self.folder is not None:
+            concepts = task.prompts.concepts
+            self._training = identify(task.family, task.config, task.limits, concepts, task.beside, task.start)
 
     def is_due(self, iterations: int) -> bool:
         """Whether to save after so many iterations."""
