@@ -28,8 +28,7 @@ ERRORS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"lr_warmup_steps": -1}, ValueError, "`lr_warmup_steps` must be 0 or more, got -1."),
     (
         {"eta": 0, "erase_from": "an animal"}, ValueError,
-        "`eta`=0 with `erase_from` erases nothing: the target is what the base model predicts. Give `eta` above 0, or "
-        "leave out `erase_from`='an animal'.",
+        "`eta`=0 erases nothing with `erase_from`; give `eta` above 0, or leave out `erase_from`.",
     ),
     ({"max_grad_norm": 0}, ValueError, "`max_grad_norm` must be above 0, got 0."),
     ({"preserve": 7}, TypeError, "`preserve` must be a list of prompts or 'vocabulary', got 7 of type int."),

@@ -113,10 +113,7 @@ class ESDConfig:
                 f"`lr_warmup_steps` must be fewer than `iterations`, {self.iterations}; got {self.lr_warmup_steps}."
             )
         if self.erase_from is not None and self.eta == 0:
-            raise ValueError(
-                "`eta`=0 with `erase_from` erases nothing: the target is what the base model predicts. Give `eta` above "
-                f"0, or leave out `erase_from`={self.erase_from!r}."
-            )
+            raise ValueError("`eta`=0 erases nothing with `erase_from`; give `eta` above 0, or leave out `erase_from`.")
         if self.synonyms and self.preserve != "vocabulary":
             raise ValueError(
                 "`synonyms` are words that the vocabulary does not preserve, and `preserve` is a list; leave the words "
