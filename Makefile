@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 WORKERS := -n 2 --dist worksteal
 
-.PHONY: venv demo frontier bench published test test-all test-compat lint docs
+.PHONY: venv demo frontier bench scaling published test test-all test-compat lint docs
 
 venv: $(VENV)/.stamp
 
@@ -27,7 +27,11 @@ frontier: venv
 	cd examples && ../$(BIN)/python -m frontier --output ../frontier-output
 
 bench: venv
-	cd examples && ../$(BIN)/python -m benchmarks
+	cd examples && ../$(BIN)/python -m benchmarks speed
+	cd examples && ../$(BIN)/python -m benchmarks erasing
+
+scaling: venv
+	cd examples && ../$(BIN)/python -m benchmarks scaling --output ../scaling.svg
 
 published: venv
 	$(BIN)/python examples/published.py

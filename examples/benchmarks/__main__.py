@@ -1,4 +1,8 @@
-"""The command: measure ways of training side by side, and print a table.
+"""The commands: measure ways of training side by side, and print a table.
+
+    speed     seconds, evaluations and memory of an update, by way of training
+    erasing   seconds until a concept is gone, and what is kept then, on emoji_sd
+    scaling   what the default training costs against its updates, concepts, rank, size and batch; with plots
 
 On a CPU each way has a process of its own, because memory that a process has taken is not given back.
 """
@@ -7,15 +11,17 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.utils import logging
 
-from .models import NAMES
+from . import erasing, scaling
+from .models import NAMES, SIZES
 from .speed import WAYS, Cost, cost, table
 
 _STEPS = 50  # of a trajectory, as published
@@ -23,35 +29,58 @@ _STEPS = 50  # of a trajectory, as published
 
 def main() -> None:
     """From options to a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=("speed", "erasing", "scaling"), default="speed")
     parser.add_argument("--model", choices=NAMES, default="emoji_sd", help="all but emoji_sd have random weights")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--group", default="esd-u")
-    parser.add_argument("--ways", nargs="+", choices=list(WAYS), help="all but those for a GPU, if there is none")
-    parser.add_argument("--updates", type=int, default=30, help="that are timed, of each way")
-    parser.add_argument("--size", type=int, help="of the images in pixels; the model's own if not given")
+    parser.add_argument("--ways", nargs="+", help="of speed and erasing: only these")
+    parser.add_argument("--updates", type=int, default=30, help="of speed: that are timed, of each way")
+    parser.add_argument("--size", type=int, help="of speed: of the images in pixels; the model's own if not given")
+    parser.add_argument("--seconds", type=float, default=600, help="of erasing: the longest training")
+    parser.add_argument("--output", type=Path, default=Path("scaling.svg"), help="of scaling: the plots")
     options = parser.parse_args()
     logging.set_verbosity_error()
+    where = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(f"{options.model}, {options.group}, {where}, torch {torch.__version__}", flush=True)
+    for line in {"speed": _speed, "erasing": _erasing, "scaling": _scaling}[options.what](options):
+        print(line, flush=True)
+
+
+def _speed(options: argparse.Namespace) -> Iterator[str]:
     fields = {"group": options.group, "size": options.size, "num_inference_steps": _STEPS}
     ways = options.ways or [way for way in WAYS if options.device == "cuda" or way != "ours, not captured"]
-    where = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    print(
-        f"{options.model}, {options.group}, batch 1, {options.updates} updates each, {where}, torch {torch.__version__}"
-    )
-    for line in table(_costs(options, ways, fields)):
-        print(line, flush=True)
+    return table(_costs(options, ways, fields))
 
 
 def _costs(options: argparse.Namespace, ways: list[str], fields: dict[str, Any]) -> Iterator[tuple[str, Cost]]:
     for way in ways:
         # Trajectories of 50 steps are slow.
         updates = max(4, options.updates // 5) if WAYS[way].get("trajectory") == "fresh" else options.updates
-        job = partial(cost, options.model, way, options.device, fields, updates)
-        if options.device == "cuda":
-            yield way, job()
-            continue
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            yield way, pool.submit(job).result()
+        yield way, _run(options.device, cost, options.model, way, options.device, fields, updates)
+
+
+def _erasing(options: argparse.Namespace) -> Iterator[str]:
+    ways = options.ways or list(erasing.EVERY)
+    return erasing.table((way, _run("cpu", erasing.erasing, way, options.seconds)) for way in ways)
+
+
+def _scaling(options: argparse.Namespace) -> Iterator[str]:
+    measured: list[scaling.Point] = []
+    measure = partial(_run, options.device, cost)
+    for point in scaling.points(options.model, options.device, options.group, SIZES[options.model], measure):
+        measured.append(point)
+        yield f"{point.axis} {point.value:g}: {point.seconds:.4g} s"
+    scaling.plot(measured, options.output, f"{options.model}, {options.group}, {options.device}")
+    yield from scaling.table(measured)
+
+
+def _run(device: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function, on a CPU in a process of its own."""
+    if device == "cuda":
+        return function(*arguments)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 if __name__ == "__main__":

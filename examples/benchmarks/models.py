@@ -1,7 +1,7 @@
 """Pipelines to measure: the small model, and random weights of the published sizes, which need no download.
 
-The text encoders of the random ones have the published widths and two layers: prompts are encoded before the first
-update, so their depth does not count.
+The text encoders of the random ones have the published width of their output and two layers: prompts are encoded before
+the first update, so what is inside does not count.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ from transformers import (
     T5EncoderModel,
 )
 
-NAMES = ("emoji_sd", "SD 1.4", "SDXL", "Flux.1 dev")
+SIZES = {"emoji_sd": 64, "SD 1.4": 512, "SDXL": 1024, "Flux.1 dev": 1024}
+"""Height and width of the images in pixels."""
+
+NAMES = tuple(SIZES)
 
 _TOKENS = 77
 
@@ -102,7 +105,7 @@ def _sdxl() -> dict[str, Any]:
 
 def _flux() -> dict[str, Any]:
     tokens = _tokenizer()
-    sizes = {"d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_heads": 64, "num_layers": 2}
+    sizes = {"d_model": 4096, "d_kv": 64, "d_ff": 64, "num_heads": 1, "num_layers": 2}
     return {
         "text_encoder": _clip(768),
         "text_encoder_2": T5EncoderModel(T5Config(vocab_size=len(tokens), feed_forward_proj="gated-gelu", **sizes)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import resource
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -56,7 +56,9 @@ class Cost:
     note: str = ""
 
 
-def cost(model: str, way: str, device: str, fields: dict[str, Any], updates: int) -> Cost:
+def cost(
+    model: str, way: str, device: str, fields: dict[str, Any], updates: int, concepts: Sequence[str] = ("a cat",)
+) -> Cost:
     """Measure one way in this process.
 
     Args:
@@ -65,6 +67,7 @@ def cost(model: str, way: str, device: str, fields: dict[str, Any], updates: int
         device: `"cpu"` or `"cuda"`.
         fields: Fields of `ESDConfig`.
         updates: Number of updates that are timed.
+        concepts: What is erased; the published loop erases the first.
     """
     gc.collect()  # what was measured before
     pipe = pipeline(model, device, torch.float32 if model == "emoji_sd" else torch.bfloat16)
@@ -82,7 +85,7 @@ def cost(model: str, way: str, device: str, fields: dict[str, Any], updates: int
         times.append(time.monotonic())
 
     run = _published if way == "published loop" else _ours
-    evaluations, note = run(pipe, options, updates + _WARM_UP, tick)
+    evaluations, note = run(pipe, options, updates + _WARM_UP, concepts, tick)
     deltas = [b - a for a, b in pairwise(times)]
     # The first update includes what comes before it.
     set_up = max(0.0, deltas[0] - mean(deltas[_WARM_UP:]))
@@ -93,16 +96,20 @@ def cost(model: str, way: str, device: str, fields: dict[str, Any], updates: int
     return Cost(evaluations, mean(deltas[_WARM_UP:]), set_up, peak, reserved, note)
 
 
-def _published(pipe: Any, options: dict[str, Any], updates: int, tick: Callable[[], None]) -> tuple[float, str]:
-    training = PublishedTraining(pipe, "a cat", ESDConfig(**options))
+def _published(
+    pipe: Any, options: dict[str, Any], updates: int, concepts: Sequence[str], tick: Callable[[], None]
+) -> tuple[float, str]:
+    training = PublishedTraining(pipe, concepts[0], ESDConfig(**options))
     for _ in training.run(updates):
         tick()
     return training.evaluations / updates, ""
 
 
-def _ours(pipe: Any, options: dict[str, Any], updates: int, tick: Callable[[], None]) -> tuple[float, str]:
-    trained = ESDTrainer(pipe, **options, iterations=updates).erase("a cat", callback=lambda progress: tick())
-    whole = ESDTrainer(pipe, **options, iterations=_WHOLE).erase("a cat", name="planned", dry_run=True)
+def _ours(
+    pipe: Any, options: dict[str, Any], updates: int, concepts: Sequence[str], tick: Callable[[], None]
+) -> tuple[float, str]:
+    trained = ESDTrainer(pipe, **options, iterations=updates).erase(concepts, callback=lambda progress: tick())
+    whole = ESDTrainer(pipe, **options, iterations=_WHOLE).erase(concepts, name="planned", dry_run=True)
     note = trained.provenance.not_captured if pipe.device.type == "cuda" and options.get("capture", True) else ""
     return sum(whole.evaluations.values()) / _WHOLE, note
 

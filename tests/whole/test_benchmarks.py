@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from benchmarks import erasing, scaling
 from benchmarks.models import NAMES, pipeline
 from benchmarks.published_loop import PublishedTraining
 from benchmarks.speed import Cost, cost, table
 from controls import must_fail
+from emoji_sd import some_pairs
 from published import MODELS
 from tiny import tiny_pipeline
 
@@ -40,6 +44,61 @@ def test_ways_are_measured_side_by_side() -> None:
     assert min(ours.seconds, published.seconds) > 0
     lines = list(table([("ours", Cost(3.0, 0.5, 1.25, 2**30, 2**31, "why"))]))
     assert lines[-1] == "| ours (why) | 3.0 | 0.5000 | 1.2 | 1.00 (2.00) |"
+
+
+def test_the_clock_stands_still_while_images_are_judged() -> None:
+    looked: list[int] = []
+
+    def erased() -> float:
+        time.sleep(0.1)
+        looked.append(clock.updates)
+        return 0.0 if clock.updates == 14 else 1.0
+
+    clock = erasing.Clock(erased)
+    assert [clock.tick() for _ in range(14)] == [False] * 13 + [True]
+    assert looked == [8, 10, 12, 14]
+    assert clock.seconds < 0.1
+    with must_fail("nothing is erased at the first look"):
+        assert clock.rate > erasing.GONE
+
+
+@pytest.mark.parametrize("way", ["published loop", "ours"])
+def test_a_way_erases_until_its_end(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(erasing, "some_pairs", lambda n: some_pairs(n)[:8])
+    found = erasing.erasing(way, seconds=600, images=1, iterations=2, num_inference_steps=4, batch_size=2)
+    assert (found.updates, found.states) == (2, 4)
+    assert found.erased > erasing.GONE, "two updates erase nothing"
+    assert found.others > 0.9
+    line = list(erasing.table([(way, replace(found, seconds=3.2, erased=0.5, others=1.0))]))[-1]
+    assert line == f"| {way} | not in 3 | 2 | 4 | 0.50 | 1.00 |"
+
+
+def test_one_thing_changes_along_an_axis() -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    def measure(model: str, way: str, device: str, fields: dict[str, Any], updates: int, concepts: list[str]) -> Cost:
+        seen.append((fields["rank"], fields["batch_size"], fields.get("size", 64), updates, len(concepts)))
+        return Cost(3.0, 0.5, 10.0, 2**30)
+
+    points = list(scaling.points("emoji_sd", "cpu", "esd-u", 64, measure))
+    usual = (16, 1, 64, scaling.UPDATES, 1)
+    for point, found in zip(points, seen, strict=True):
+        assert sum(a != b for a, b in zip(found, usual, strict=True)) <= 1, point
+    # The usual values are on four of the axes.
+    assert len(set(seen)) == len(seen) - 3
+    assert [point.seconds for point in points[:2]] == [10 + 50 * 0.5, 10 + 100 * 0.5]
+    assert points[-1].seconds == 0.5
+    assert list(scaling.table(points))[-1] == "| batch | 8 | 0.5000 | 10.0 | 1.00 |"
+
+
+def test_the_plots_are_for_light_and_dark(tmp_path: Path) -> None:
+    points = [scaling.Point("rank", value, 30, Cost(3.0, value, 1.0, 2**30)) for value in (4, 8)]
+    scaling.plot(points, tmp_path / "scaling.svg", "a title")
+    text = (tmp_path / "scaling.svg").read_text(encoding="utf-8")
+    assert "<title>a title</title>" in text
+    assert "prefers-color-scheme:dark" in text
+    assert text.count("var(--seconds)") > 2 < text.count("var(--memory)")
+    assert "#0102" not in text
 
 
 SMALL: dict[str, dict[str, Any]] = {
