@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 WORKERS := -n 2 --dist worksteal
 
-.PHONY: venv demo frontier bench scaling published test test-all test-compat lint docs
+.PHONY: venv demo frontier bench scaling published test test-all test-compat lint docs package
 
 venv: $(VENV)/.stamp
 
@@ -21,7 +21,7 @@ $(VENV)/.docs-stamp: $(VENV)/.stamp
 	touch $@
 
 demo: venv
-	$(BIN)/python examples/demo.py
+	PYTHONPATH=examples $(BIN)/diffusers-esd demo
 
 frontier: venv
 	cd examples && ../$(BIN)/python -m frontier --output ../frontier-output
@@ -52,3 +52,13 @@ lint: venv
 
 docs: $(VENV)/.docs-stamp
 	$(BIN)/mkdocs build --strict
+
+# Both distributions, and the wheels in an environment of their own, as a user has them.
+package: venv
+	rm -rf dist build/installed
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m build --outdir dist examples/emoji_sd
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv build/installed
+	build/installed/bin/python -m pip install -q -c constraints.txt --find-links dist "diffusers-esd[demo]"
+	cd build && installed/bin/python ../tests/installed.py

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .version import __version__
+
 if TYPE_CHECKING:
     from .check import Check
     from .config import ESDConfig
@@ -60,6 +62,7 @@ __all__ = [
     "Provenance",
     "Recipe",
     "RunConfig",
+    "__version__",
     "bake",
     "calibrate",
     "esd_target",

@@ -1,23 +1,35 @@
-"""Every Python block of README and docs runs, in order, one namespace a page."""
+"""Every Python block of README and docs runs, in order, one namespace a page.
+
+A block that needs weights, which tests cannot download, runs with the small model in their place, and a short training.
+"""
 
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from controls import must_fail
+from diffusers import StableDiffusionPipeline
+from emoji_sd import load
+
+import diffusers_esd
+from diffusers_esd import Erasure, ESDTrainer, stack
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+WITH_WEIGHTS = re.compile(r"^```python needs-weights\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
-def run(text: str, name: str) -> None:
+def run(text: str, name: str, kind: re.Pattern[str] = BLOCK) -> None:
     """Run the blocks of a page."""
     namespace: dict[str, object] = {"__name__": "page"}
-    assert text.count("```python") == len(BLOCK.findall(text)), "a block is not closed"
-    for block in BLOCK.finditer(text):
+    closed = len(BLOCK.findall(text)) + len(WITH_WEIGHTS.findall(text))
+    assert text.count("```python") == closed, "a block is not closed"
+    for block in kind.finditer(text):
         above = "\n" * text.count("\n", 0, block.start(1))  # So that an error names the page's line.
         exec(compile(above + block[1], name, "exec"), namespace)
 
@@ -26,6 +38,32 @@ def run(text: str, name: str) -> None:
 def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run(page.read_text(encoding="utf-8"), str(page))
+
+
+@pytest.mark.parametrize("page", [PAGES[0]], ids=lambda page: page.name)
+def test_blocks_that_need_weights_run_with_others(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    pipes = [load(torch.bfloat16), load(torch.bfloat16)]
+    for pipe in pipes:
+        monkeypatch.setattr(pipe, "to", lambda device, pipe=pipe: pipe)
+
+    def from_pretrained(name: str, dtype: torch.dtype) -> StableDiffusionPipeline:
+        assert dtype == torch.bfloat16
+        asked.append(name)
+        return pipes[len(asked) - 1]
+
+    def own_stack(pipe: StableDiffusionPipeline, erasures: dict[str, float]) -> dict[str, float]:
+        assert list(erasures) == ["no-nudity", "user/no-van-gogh"]
+        return stack(pipe, {name: scale for name, scale in erasures.items() if "/" not in name})
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(StableDiffusionPipeline, "from_pretrained", from_pretrained)
+    short = partial(ESDTrainer, iterations=2, num_inference_steps=2, null_space=False)
+    monkeypatch.setattr(diffusers_esd, "ESDTrainer", short, raising=False)
+    monkeypatch.setattr(diffusers_esd, "stack", own_stack, raising=False)
+    run(page.read_text(encoding="utf-8"), str(page), WITH_WEIGHTS)
+    assert asked == ["CompVis/stable-diffusion-v1-4"] * 2
+    assert Erasure.from_pretrained(tmp_path / "no-nudity").provenance.concepts == ("nudity",)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import erase, erasures, stacks
+from ..version import __version__
+from . import demo, erase, erasures, stacks
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,10 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="diffusers-esd", description="Erase concepts from text-to-image models.", allow_abbrev=False
     )
+    parser.add_argument("--version", action="version", version=f"diffusers-esd {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     erase.add_commands(commands)
     erasures.add_commands(commands)
     stacks.add_commands(commands)
+    demo.add_commands(commands)
     options = parser.parse_args(arguments)
     try:
         options.run(options)

@@ -1,24 +1,20 @@
 """Erase an object and a style from emoji_sd, save both, load both into a new pipeline, stack them, generate images.
 
 Writes `demo-output/`: the two erasures, `demo.png` (rows: base, without cat, without mono, both) and `demo.md` (the
-table of rates). Run as `make demo`, or `python examples/demo.py`.
+table of rates). Run as `diffusers-esd demo`, or `make demo` from a clone.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
 
 import torch
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from emoji_sd import Judge, draw, load, rates, settings, some_pairs, unnamed
-
 from diffusers_esd import ESDTrainer, stack
 from diffusers_esd.pictures.grid import grid
+
+from . import Judge, draw, load, rates, settings, some_pairs, unnamed
 
 PROMPTS = (
     "a cat in noto style", "a cat in mono style", "an animal", "a dog in twemoji style", "a panda in mono style",
@@ -36,18 +32,19 @@ def tiles(pictures: torch.Tensor) -> list[Image.Image]:
     return [Image.fromarray(picture) for picture in values]
 
 
-def main() -> None:
-    """The demo, from start to end."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("demo-output"))
-    output = parser.parse_args().output
+def run(output: Path) -> None:
+    """The demo, from start to end.
+
+    Args:
+        output: Folder to write; it may exist.
+    """
     output.mkdir(parents=True, exist_ok=True)
     judge = Judge.from_pretrained()
 
     cat = ESDTrainer(load(), **settings("esd-u")).erase("a cat")
+    print(cat.save_pretrained(output / "no-a-cat"), flush=True)
     mono = ESDTrainer(load(), **settings("esd-x", style=True)).erase("art in mono style", name="no-mono")
-    cat.save_pretrained(output / "no-a-cat")
-    mono.save_pretrained(output / "no-mono")
+    print(mono.save_pretrained(output / "no-mono"), flush=True)
 
     pipe = load()
     stack(pipe, {output / "no-a-cat": 1.0, output / "no-mono": 1.0})
@@ -82,7 +79,3 @@ def main() -> None:
     rows = [(label, tiles(drawn)) for label, drawn in pictures.items()]
     grid(rows, [prompt.replace(" in ", "\nin ") for prompt in PROMPTS], 128).save(output / "demo.png", optimize=True)
     print(f"\n{text}\nLook at {output / 'demo.png'}")
-
-
-if __name__ == "__main__":
-    main()
