@@ -20,6 +20,10 @@ $(VENV)/.docs-stamp: $(VENV)/.stamp
 	$(BIN)/python -m pip install -c constraints.txt -e ".[docs]"
 	touch $@
 
+$(VENV)/.package-stamp: $(VENV)/.stamp
+	$(BIN)/python -m pip install -c constraints.txt -e ".[package]"
+	touch $@
+
 demo: venv
 	PYTHONPATH=examples $(BIN)/diffusers-esd demo
 
@@ -54,7 +58,7 @@ docs: $(VENV)/.docs-stamp
 	$(BIN)/mkdocs build --strict
 
 # Both distributions, and the wheels in an environment of their own, as a user has them.
-package: venv
+package: $(VENV)/.package-stamp
 	rm -rf dist build/installed
 	$(BIN)/python -m build --outdir dist .
 	$(BIN)/python -m build --outdir dist examples/emoji_sd

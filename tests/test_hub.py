@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import local_hub
 import pytest
 from huggingface_hub import ModelCard
@@ -26,6 +27,8 @@ REPO = "someone/no-cat"
 
 @pytest.fixture
 def hub() -> Iterator[local_hub.Hub]:
+    if huggingface_hub.__version__ < "2":
+        pytest.skip("this version validates cards at a fixed address")
     with local_hub.running() as running:
         yield running
 
