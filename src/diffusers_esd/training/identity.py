@@ -71,16 +71,26 @@ def check_same(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> N
         OtherTrainingError: Naming each value that differs, now and in the checkpoint.
     """
     then = {"number of processes": 1, **then}  # an earlier version does not state it
-    different = [
-        f"`{name}` is {_shown(now.get(name))}, in the checkpoint {_shown(then.get(name))}"
-        for name in {**now, **then}
-        if now.get(name) != then.get(name)
-    ]
-    if different:
+    if different := differences(then, now, "in the checkpoint"):
         raise OtherTrainingError(
-            f"{path} is a checkpoint of another training: {'; '.join(different)}. To go on from it, give its values; "
+            f"{path} is a checkpoint of another training: {different}. To go on from it, give its values; "
             "to start from the beginning, give another `output_dir` or `name`."
         )
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any], where: str) -> str:
+    """The values that differ, now and then; `""` if there are none.
+
+    Args:
+        then: Values by name.
+        now: Others.
+        where: What the text calls the place of the former ones.
+    """
+    return "; ".join(
+        f"`{name}` is {_shown(now.get(name))}, {where} {_shown(then.get(name))}"
+        for name in {**now, **then}
+        if now.get(name) != then.get(name)
+    )
 
 
 def _shown(value: object) -> str:

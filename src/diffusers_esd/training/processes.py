@@ -28,7 +28,7 @@ T = TypeVar("T")
 _groups: dict[Any, Any] = {}  # by PyTorch's default group, the connection for messages on the CPU
 
 _FAILED = 2**30  # a decision that is larger than all others
-_TIMEOUT = timedelta(days=1)  # others wait while the main process prepares a training, or its callback draws images
+_TIMEOUT = timedelta(days=30)  # a process may wait for one that trains; if that one ends, it gets an error at once
 _OTHERS = (
     "Processes of one launcher train one erasure together. To train another in each process, give data_parallel=False."
 )
