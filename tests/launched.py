@@ -15,7 +15,7 @@ _PARENT = """
 import sys
 sys.path[:0] = {path!r}
 from launched import serve
-serve({modules!r})
+serve({module!r})
 """
 
 
@@ -23,11 +23,11 @@ class Launcher:
     """Starts groups of processes, one group after the other.
 
     Args:
-        modules: Names of test modules that are imported once.
+        file: The file of the tests, which is imported once.
     """
 
-    def __init__(self, *modules: str) -> None:
-        code = _PARENT.format(path=[str(Path(__file__).parent / "training"), *sys.path], modules=modules)
+    def __init__(self, file: str) -> None:
+        code = _PARENT.format(path=[str(Path(file).parent), *sys.path], module=Path(file).stem)
         self._parent = subprocess.Popen(
             [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -69,10 +69,9 @@ class Launcher:
         self._parent.communicate()
 
 
-def serve(modules: list[str]) -> None:
+def serve(module: str) -> None:
     """What the parent does: it forks processes and says how they ended."""
-    for module in modules:
-        __import__(module)
+    __import__(module)
     for line in sys.stdin:
         folder, n = line.split()
         with socket.socket() as free:

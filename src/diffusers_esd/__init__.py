@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .stacks.stack import stack
     from .training.plan import Plan
     from .training.progress import Progress
+    from .training.series import Outcome, erase_each
     from .training.trainer import ESDTrainer
 
 _HOME = {
@@ -32,6 +33,7 @@ _HOME = {
     "Erasure": "erasure",
     "Family": "families",
     "Limits": "limits",
+    "Outcome": "training.series",
     "Plan": "training.plan",
     "Progress": "training.progress",
     "Provenance": "provenance",
@@ -39,6 +41,7 @@ _HOME = {
     "RunConfig": "run",
     "bake": "stacks.bake",
     "calibrate": "stacks.calibrate",
+    "erase_each": "training.series",
     "esd_target": "objective",
     "export": "exchange",
     "import_erasure": "exchange",
@@ -55,6 +58,7 @@ __all__ = [
     "Erasure",
     "Family",
     "Limits",
+    "Outcome",
     "Plan",
     "Progress",
     "Provenance",
@@ -62,6 +66,7 @@ __all__ = [
     "RunConfig",
     "bake",
     "calibrate",
+    "erase_each",
     "esd_target",
     "export",
     "import_erasure",

@@ -36,6 +36,7 @@ CONFINED: dict[str, Any] = {
     "group": r"(down|mid).*(attn1.to_q|attn2.to_k|conv1)", "preserve": "vocabulary", "anchor": "auto",
     "limits": LIMITS, "gradient_accumulation_steps": 2, "max_grad_norm": 0.1,
 }  # fmt: skip
+NINE = [f"a {word}" for word in ("cat", "dog", "pig", "frog", "bus", "car", "owl", "fish", "key")]  # one member each
 NO_MORE = 15.0  # seconds in which processes must end after one of them has failed
 
 
@@ -75,7 +76,7 @@ def near(a: Erasure, b: Erasure) -> None:
 
 @pytest.fixture(scope="module")
 def launcher() -> Iterator[Launcher]:
-    launcher = Launcher("test_processes")
+    launcher = Launcher(__file__)
     yield launcher
     launcher.close()
 
@@ -93,9 +94,13 @@ def launcher() -> Iterator[Launcher]:
         ({"preserve": ("a bus", "a pig", "a frog"), "null_space": False, "trajectory": "fresh", "iterations": 3}, 1),
         ({"concept": "a cat", "erase_from": "a dog"}, 1),
         ({"iterations": 40, "stop_at_alignment": -0.5, "batch_size": 2}, 2),
-        ({"iterations": 40, "stop_at_alignment": -0.5, "concept": ["a cat", "a dog", "a pig"], "num_inference_steps": 9}, 1),
+        pytest.param(
+            {"iterations": 95, "stop_at_alignment": 0.9, "concept": NINE, "num_inference_steps": 2},
+            1,
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["pool", "batches of two", "fresh", "null space", "preserve", "erase_from", "resting", "few rest"],
+    ids=["pool", "batches of two", "fresh", "null space", "preserve", "erase_from", "resting", "one member"],
 )  # fmt: skip
 def test_two_processes_are_as_one_with_both_batches(
     options: dict[str, Any], batch: int, launcher: Launcher, tmp_path: Path
@@ -107,8 +112,9 @@ def test_two_processes_are_as_one_with_both_batches(
     near(first, one)
     assert first.config.batch_size == batch
     assert (first.provenance.processes, one.provenance.processes) == (2, 1)
-    with must_fail("the second process takes part"):
-        near(first, train(**options))
+    if not options:
+        with must_fail("the second process takes part"):
+            near(first, train())
 
 
 def test_gradients_that_overflow_in_one_process_are_skipped_in_both(launcher: Launcher, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from ..families import Family
 from ..files import WEIGHTS_NAME
 from ..limits import Limits
 from ..names import default_name
+from ..provenance import Provenance
 from ..run import LATEST, RunConfig
 from ..storage import check_folder, read_file
 from ..summary import outcome
@@ -128,8 +129,12 @@ def _there(concept: str, folder: Path, config: ESDConfig) -> Outcome | None:
         )
     if not provenance.complete:
         return None
-    text = outcome(config, provenance)
+    text = _verdict(concept, config, provenance)
     return Outcome(concept=concept, folder=folder, status="there", text=text, seconds=provenance.seconds)
+
+
+def _verdict(concept: str, config: ESDConfig, provenance: Provenance) -> str:
+    return outcome(config, provenance).removeprefix(f"{concept}: ")
 
 
 def erase_each(
@@ -216,7 +221,7 @@ def _erased(trainer: ESDTrainer, concept: str, root: Path, *, draw: bool) -> Out
                 erasure.check(trainer.family.pipe, family=trainer.family)
             erasure.save_pretrained(folder)
         status: Status = "trained"
-        text = outcome(trainer.config, erasure.provenance)
+        text = _verdict(concept, trainer.config, erasure.provenance)
     except KeyboardInterrupt:
         status, text = "interrupted", ""
     except Exception as error:
@@ -232,10 +237,7 @@ def _not_started(concept: str, root: Path) -> Outcome:
 def table(outcomes: Sequence[Outcome]) -> str:
     """The outcomes as a table in plain text."""
     rows = [("concept", "folder", "status", "seconds", "outcome")]
-    rows += [
-        (o.concept, str(o.folder), o.status, f"{o.seconds:.0f}", o.text.removeprefix(f"{o.concept}: "))
-        for o in outcomes
-    ]
+    rows += [(o.concept, str(o.folder), o.status, f"{o.seconds:.0f}", o.text) for o in outcomes]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     return "\n".join(
         "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]]) for row in rows
