@@ -44,6 +44,7 @@ def test_files_of_an_earlier_version_are_read(changes: dict[str, Any], origin: s
     assert read.provenance.origin == origin
     assert read.config == (ESDConfig(rank=2, eta=2.0) if origin == "trained" else None)
     assert read.provenance.concepts == ("a cat",)
+    assert read.provenance.processes == 1
     assert read.rank == 2
     assert is_equal(Erasure.from_pretrained(read.save_pretrained(tmp_path / "again")), read)
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .stacks.stack import stack
     from .training.plan import Plan
     from .training.progress import Progress
+    from .training.series import Outcome, erase_each
     from .training.trainer import ESDTrainer
 
 _HOME = {
@@ -34,6 +35,7 @@ _HOME = {
     "Erasure": "erasure",
     "Family": "families",
     "Limits": "limits",
+    "Outcome": "training.series",
     "Plan": "training.plan",
     "Progress": "training.progress",
     "Provenance": "provenance",
@@ -41,6 +43,7 @@ _HOME = {
     "RunConfig": "run",
     "bake": "stacks.bake",
     "calibrate": "stacks.calibrate",
+    "erase_each": "training.series",
     "esd_target": "objective",
     "export": "exchange",
     "import_erasure": "exchange",
@@ -57,6 +60,7 @@ __all__ = [
     "Erasure",
     "Family",
     "Limits",
+    "Outcome",
     "Plan",
     "Progress",
     "Provenance",
@@ -65,6 +69,7 @@ __all__ = [
     "__version__",
     "bake",
     "calibrate",
+    "erase_each",
     "esd_target",
     "export",
     "import_erasure",

@@ -51,7 +51,8 @@ class Provenance:
         active: Scales of the other adapters that were active during training, by name.
         beside: Names of the adapters that were switched off during training.
         seconds: Time of the training.
-        evaluations: Samples the denoiser evaluated, by `"no_grad"` and `"grad"`.
+        processes: Number of processes that trained it together, each with a batch of its own.
+        evaluations: Samples the denoiser evaluated, in all processes, by `"no_grad"` and `"grad"`.
         not_captured: Why the iterations did not run as CUDA graphs; `""` if they did, or if it is not known.
         complete: `False` if the training was interrupted.
         history: Loss and alignment of each iteration.
@@ -80,6 +81,7 @@ class Provenance:
     active: dict[str, float] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
     seconds: float = 0.0
+    processes: int = 1
     evaluations: dict[str, int] = field(default_factory=dict)
     not_captured: str = ""
     complete: bool = True
@@ -176,6 +178,7 @@ _READERS: dict[str, Reader] = {
     "active": mapping_to(number),
     "beside": list_of(text),
     "seconds": number,
+    "processes": count,
     "evaluations": mapping_to(count),
     "not_captured": text,
     "complete": flag,

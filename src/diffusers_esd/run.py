@@ -31,6 +31,8 @@ class RunConfig:
         resume: The checkpoint to go on from: a checkpoint's folder, or `"latest"`, the newest in
             `output_dir/<adapter name>`; if there is none, the training starts from the beginning. `None` starts from
             the beginning, and refuses an `output_dir` that has checkpoints of this name.
+        data_parallel: Train together with the other processes that a launcher has started, such as
+            `accelerate launch`. `False` trains alone in each process. Without a launcher, it does nothing.
     """
 
     gradient_checkpointing: bool = False
@@ -40,6 +42,7 @@ class RunConfig:
     checkpoint_every: int | None = None
     keep_checkpoints: int = 1
     resume: str | Path | None = None
+    data_parallel: bool = True
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -48,7 +51,7 @@ class RunConfig:
             TypeError: If a value has the wrong type.
             ValueError: If a value is out of range, or `output_dir` is missing.
         """
-        for name in ("gradient_checkpointing", "offload", "capture"):
+        for name in ("gradient_checkpointing", "offload", "capture", "data_parallel"):
             check_flag(name, getattr(self, name))
         for name in ("output_dir", "resume"):
             _check_path(name, getattr(self, name))

@@ -118,8 +118,9 @@ def _training(config: ESDConfig, provenance: Provenance) -> dict[str, str]:
         "negative guidance": f"eta = {config.eta:g}",
         **({"erased towards": _anchors(provenance)} if any(provenance.anchors.values()) else {}),
         "preserved": (kept or "nothing") + (f" ({numbers})" if numbers else ""),
-        "training": f"{provenance.iterations} iterations of {config.batch_size}, {provenance.seconds:.0f} s, "
-        f"learning rate {config.learning_rate:g}" + ("" if provenance.complete else "; interrupted"),
+        "training": f"{provenance.iterations} iterations of {config.batch_size}{_processes(provenance)}, "
+        f"{provenance.seconds:.0f} s, learning rate {config.learning_rate:g}"
+        + ("" if provenance.complete else "; interrupted"),
     }
     if provenance.active:
         rows["trained on top of"] = ", ".join(f"{name} x {scale:g}" for name, scale in provenance.active.items())
@@ -130,6 +131,10 @@ def _training(config: ESDConfig, provenance: Provenance) -> dict[str, str]:
         rows["outcome"] = outcome(config, provenance)
         rows["alignment over training"] = alignment_curve(config, provenance)
     return rows
+
+
+def _processes(provenance: Provenance) -> str:
+    return "" if provenance.processes == 1 else f" in each of {provenance.processes} processes"
 
 
 def _words(provenance: Provenance) -> str:

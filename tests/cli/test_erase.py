@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import fields
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
 from controls import must_fail
+from launched import Launcher
 from tiny import tiny_pipeline
 
 from diffusers_esd import Erasure, ESDConfig
@@ -104,3 +110,115 @@ def test_a_training_goes_on_from_its_checkpoint(
     assert all(torch.equal(weight, both[1][key]) for key, weight in both[0].items())
     assert main(arguments("again", *given)) == 1
     assert "contains checkpoints of an earlier training" in capsys.readouterr().err
+
+
+# Many concepts.
+
+
+def test_each_concept_of_a_file_gets_an_erasure(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, folder = tmp_path / "concepts.txt", tmp_path / "all"
+    file.write_text("# animals\na cat\n\na dog\n")
+    call = ["erase", model, "--concepts", str(file), "-o", str(folder), "--device", "cpu", *QUICK]
+    assert main([*call, "--dry-run"]) == 0
+    assert re.findall(r"^no-a-\w+: erases '(.*)'$", capsys.readouterr().out, re.M) == ["a cat", "a dog"]
+    assert not folder.exists()
+    assert main(call) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(";")[0] for line in lines[:2]] == ["a cat: trained", "a dog: trained"]
+    assert lines[2].split() == ["concept", "folder", "status", "seconds", "outcome"]
+    assert [line.split()[:4] for line in lines[3:]] == [
+        ["a", word, str(folder / f"no-a-{word}"), "trained"] for word in ("cat", "dog")
+    ]
+    assert Erasure.from_pretrained(folder / "no-a-dog").provenance.concepts == ("a dog",)
+    file.write_text("a cat\na pig\n")
+    (tmp_path / "runs" / "no-a-pig" / "checkpoint-1").mkdir(parents=True)
+    assert main([*call, "--output-dir", str(tmp_path / "runs")]) == 1
+    printed = capsys.readouterr()
+    assert "a cat: there; alignment" in printed.out
+    assert "a pig: failed; FileExistsError: " in printed.out
+    assert printed.err.endswith("error: 1 of 2 concepts failed.\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "one of the arguments concept --concepts is required"),
+        (["a cat", "--concepts", "file"], 2, "not allowed with argument"),
+        (["--concepts", "{file}", "--name", "x"], 1, "error: --concepts gives each concept an adapter and a name"),
+        (["--concepts", "{file}", "--concept", "x"], 1, "error: --concepts gives each concept an adapter and a name"),
+        (["--concepts", "nowhere.txt"], 1, "error: There is no file nowhere.txt"),
+        (["--concepts", "{twice}"], 1, "has 'a cat' in lines 1 and 2; remove one of them."),
+        (["--concepts", "{names}"], 1, "error: 'a cat' and 'A cat' would have the same name, 'no-a-cat'"),
+    ],
+)
+def test_wrong_calls_are_refused_before_the_model_is_loaded(
+    arguments: list[str], code: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = {name: str(tmp_path / name) for name in ("file", "twice", "names")}
+    for name, content in (("file", "a cat\n"), ("twice", "a cat\na cat\n"), ("names", "a cat\nA cat\n")):
+        (tmp_path / name).write_text(content)
+    call = ["erase", "nowhere", *(argument.format(**paths) for argument in arguments), "-o", str(tmp_path / "all")]
+    try:
+        status = main(call)
+    except SystemExit as ended:
+        status = ended.code  # type: ignore[assignment]
+    assert status == code
+    assert message in capsys.readouterr().err
+
+
+# Processes of a launcher.
+
+
+@pytest.fixture(scope="module")
+def launcher() -> Iterator[Launcher]:
+    launcher = Launcher(__file__)
+    yield launcher
+    launcher.close()
+
+
+def called(arguments: list[str]) -> tuple[int, str]:
+    """The exit code of the command, and what it prints."""
+    printed = StringIO()
+    with redirect_stdout(printed):
+        return main(arguments), printed.getvalue()
+
+
+def test_one_of_several_processes_prints_and_saves(model: str, launcher: Launcher, tmp_path: Path) -> None:
+    folder = tmp_path / "no-cat"
+    call = ["erase", model, "a cat", "-o", str(folder), "--device", "cpu", *QUICK]
+    planned, nothing = launcher.run(tmp_path / "0", called, arguments=[*call, "--dry-run"])
+    assert planned[1].startswith("no-a-cat: erases 'a cat'\n")
+    assert nothing == (0, "")
+    first, second = launcher.run(tmp_path / "1", called, arguments=call)
+    assert first[0] == 0
+    assert first[1].startswith("erasing 'a cat': esd-u, up to 67 layers, 2 iterations\n")
+    assert second == (0, "")
+    assert Erasure.from_pretrained(folder).provenance.processes == 2
+
+
+def test_processes_share_the_concepts_of_a_file(model: str, launcher: Launcher, tmp_path: Path) -> None:
+    (tmp_path / "concepts.txt").write_text("a cat\na dog\na pig\n")
+    call = ["erase", model, "--concepts", str(tmp_path / "concepts.txt"), "-o", str(tmp_path / "all")]
+    first, second = launcher.run(tmp_path / "messages", called, arguments=[*call, "--device", "cpu", *QUICK])
+    assert re.findall(r"^(a \w+): trained", first[1], re.M) == ["a cat", "a pig"]
+    assert re.findall(r"no-(a-\w+) +trained", first[1]) == ["a-cat", "a-dog", "a-pig"], "the table has all"
+    assert re.fullmatch(r"a dog: trained; .*\n", second[1])
+    assert Erasure.from_pretrained(tmp_path / "all" / "no-a-dog").provenance.processes == 1
+
+
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
+    "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"],
+}
+
+
+@pytest.mark.parametrize("name", ["torchrun", pytest.param("accelerate", marks=pytest.mark.slow)])
+def test_launchers_start_the_command(name: str, model: str, tmp_path: Path) -> None:
+    call = ["-m", "diffusers_esd", "erase", model, "a cat", "-o", str(tmp_path / "no-cat"), "--device", "cpu", *QUICK]
+    call += ["--check"] if name == "accelerate" else []
+    ended = subprocess.run([sys.executable, "-m", *LAUNCHERS[name], *call], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("erasing 'a cat'") == 1
+    erasure = Erasure.from_pretrained(tmp_path / "no-cat")
+    assert erasure.provenance.processes == 2
+    assert (erasure.picture is not None) is (name == "accelerate")

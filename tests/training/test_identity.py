@@ -108,3 +108,16 @@ def test_a_start_is_recognised_by_its_norms() -> None:
         check_same(Path("x"), named(a, b), named(a, 1.1 * b))
     with pytest.raises(OtherTrainingError, match=r"`norm of the erasures` is '.*', in the checkpoint None"):
         check_same(Path("x"), identify(family, ESDConfig(), Limits(), ["a cat"], []), named(a, b))
+
+
+def test_the_number_of_processes_belongs_to_a_training() -> None:
+    family = family_for(tiny_pipeline())
+    one, two = (identify(family, ESDConfig(), Limits(), ["a cat"], [], processes=n) for n in (1, 2))
+    with pytest.raises(
+        OtherTrainingError, match=r": `number of processes` is 2, in the checkpoint 1\. To go on from it"
+    ):
+        check_same(Path("x"), one, two)
+    earlier = {name: value for name, value in one.items() if name != "number of processes"}
+    check_same(Path("x"), earlier, one)  # which is of one process
+    with pytest.raises(OtherTrainingError, match=r"`number of processes` is 2, in the checkpoint 1"):
+        check_same(Path("x"), earlier, two)

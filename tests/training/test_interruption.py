@@ -55,6 +55,17 @@ def test_sigterm_is_raised_again_at_the_end() -> None:
     assert calls == ["mine"], "the control: without a signal nothing is raised"
 
 
+@pytest.mark.parametrize(("level", "requested", "raised"), [(0, False, []), (1, True, []), (2, True, ["mine"])])
+def test_what_another_process_was_told_is_heeded(level: int, requested: bool, raised: list[str]) -> None:
+    calls: list[str] = []
+    signal.signal(signal.SIGTERM, lambda *_: calls.append("mine"))
+    with Interruption() as interruption:
+        assert interruption.level == 0
+        interruption.heed(level)
+        assert (interruption.level, interruption.requested) == (level, requested)
+    assert calls == raised
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_what_is_ignored_stays_ignored(number: int) -> None:
     signal.signal(number, signal.SIG_IGN)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from benchmarks import erasing, scaling
 from benchmarks.models import NAMES, pipeline
+from benchmarks.processes import seconds
 from benchmarks.published_loop import PublishedTraining
 from benchmarks.speed import Cost, cost, table
 from controls import must_fail
@@ -125,3 +126,11 @@ def test_the_random_pipelines_train(name: str, monkeypatch: pytest.MonkeyPatch) 
     assert erasure.provenance.iterations == 1
     assert erasure.provenance.layers > 0
     assert set(SMALL) == {*NAMES} - {"emoji_sd"}
+
+
+def test_the_processes_of_a_launcher_measure_their_updates() -> None:
+    options = {"device": "cpu", "threads": 1, "model": "emoji_sd", "batch_size": 1, "updates": 2}
+    deltas, cpu = seconds(options, "plain", together=True)
+    assert len(deltas) == 2
+    assert min(deltas) > 0
+    assert cpu > 0

@@ -224,6 +224,7 @@ TEST_FILES = {".".join(p.relative_to(TESTS).with_suffix("").parts): p for p in s
 ELSEWHERE = {
     "limits": "training.test_null_space",
     "run": "test_config",
+    "training.begin": "training.test_checkpoint",
     "training.train": "whole.test_parity",
     "training.trajectory": "whole.test_parity",
     "families": "families.test_families",
@@ -258,6 +259,7 @@ def private(source: str) -> set[str]:
 UPSTREAM = {
     "_repr_html_", "_repr_png_",
    "_compiled_call_impl", "_execution_device", "_forward_pre_hooks", "_hf_hook", "_orig_mod", "_pack_latents",
+    "_progress_bar_config",
 }  # fmt: skip
 
 

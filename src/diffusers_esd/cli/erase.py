@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ..config import ESDConfig
@@ -14,7 +16,10 @@ def add_commands(commands: Any) -> None:
     """Add the command."""
     erase = add_command(commands, "erase", _erase, "train an erasure", output="folder for the erasure")
     add_model(erase)
-    erase.add_argument("concept", help='words of the concept, in quotes if there are several: "Van Gogh"')
+    what = erase.add_mutually_exclusive_group(required=True)
+    what.add_argument("concept", nargs="?", help='words of the concept, in quotes if there are several: "Van Gogh"')
+    text = "text file with one concept a line; each gets an adapter of its own, in a folder of its own in --output"
+    what.add_argument("--concepts", type=Path, metavar="FILE", help=text)
     further = "a further concept that the same adapter erases; may be repeated"
     erase.add_argument("--concept", dest="further", action="append", default=[], metavar="CONCEPT", help=further)
     erase.add_argument("--name", help="name of the adapter")
@@ -26,25 +31,68 @@ def add_commands(commands: Any) -> None:
 
 def _erase(options: argparse.Namespace) -> None:
     config, run = ESDConfig(**given_fields(options, ESDConfig)), RunConfig(**given_fields(options, RunConfig))
+    if options.concepts is not None:
+        _erase_each(options, config, run)
+        return
     from ..storage import check_folder
-    from ..summary import outcome
+    from ..training.processes import joined
     from ..training.trainer import ESDTrainer
 
     check_folder(options.output)
     pipe = load_pipeline(options)
     trainer = ESDTrainer(pipe, config, run=run)
     concepts = [options.concept, *options.further]
-    if options.dry_run:
-        print(trainer.erase(concepts, name=options.name, dry_run=True))
-        return
-    layers, quoted = len(trainer.selection().names), ", ".join(map(repr, concepts))
-    print(f"erasing {quoted}: {config.group}, up to {layers} layers, {config.iterations} iterations")
-    erasure = trainer.erase(concepts, name=options.name)
+    with joined(pipe.device) as processes:
+        if options.dry_run:
+            plan = trainer.erase(concepts, name=options.name, dry_run=True)
+            processes.from_main(lambda: print(plan))
+            return
+        layers, quoted = len(trainer.selection().names), ", ".join(map(repr, concepts))
+        text = f"erasing {quoted}: {config.group}, up to {layers} layers, {config.iterations} iterations"
+        processes.from_main(lambda: print(text, flush=True))
+        erasure = trainer.erase(concepts, name=options.name)
+        processes.from_main(lambda: _save(erasure, pipe, options))
+    if not erasure.provenance.complete:
+        raise KeyboardInterrupt
+
+
+def _save(erasure: Any, pipe: Any, options: argparse.Namespace) -> None:
+    from ..summary import outcome
+
     print(erasure.save_pretrained(options.output))
-    if text := outcome(config, erasure.provenance):
+    if text := outcome(erasure.config, erasure.provenance):
         print(text)
     if options.check and erasure.provenance.complete:
         print(erasure.check(pipe))
         erasure.save_pretrained(options.output)
-    if not erasure.provenance.complete:
+
+
+def _erase_each(options: argparse.Namespace, config: ESDConfig, run: RunConfig) -> None:
+    """Train an adapter for each concept of a file."""
+    if options.further or options.name is not None:
+        raise ValueError("--concepts gives each concept an adapter and a name; leave out --concept and --name.")
+    from ..training.processes import joined
+    from ..training.series import check_each, erase_each, read_concepts, table
+    from ..training.trainer import ESDTrainer
+
+    concepts = read_concepts(options.concepts)
+    there = check_each(concepts, options.output, config, run)
+    pipe = load_pipeline(options)
+    with joined(pipe.device) as processes:
+        if options.dry_run:
+            trainer = ESDTrainer(pipe, config, run=replace(run, data_parallel=False))
+            if processes.is_main:
+                for concept in concepts:
+                    print(f"{concept}: is there already" if concept in there else trainer.erase(concept, dry_run=True))
+            return
+        outcomes = erase_each(pipe, concepts, options.output, config, run=run, check=options.check, report=_report)
+        processes.from_main(lambda: print(table(outcomes), flush=True))
+    statuses = [outcome.status for outcome in outcomes]
+    if "interrupted" in statuses:
         raise KeyboardInterrupt
+    if failed := statuses.count("failed"):
+        raise RuntimeError(f"{failed} of {len(concepts)} concepts failed.")
+
+
+def _report(outcome: Any) -> None:
+    print(f"{outcome.concept}: {outcome.status}" + (f"; {outcome.text}" if outcome.text else ""), flush=True)

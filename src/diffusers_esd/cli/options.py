@@ -42,12 +42,17 @@ def add_model(parser: Any) -> None:
 
 
 def load_pipeline(options: argparse.Namespace) -> Any:
-    """The pipeline for training and drawing: on the best device, and in half precision if that is not the CPU."""
+    """The pipeline for training and drawing: on the best device, and in half precision if that is not the CPU.
+
+    Each process of a launcher has a GPU of its own.
+    """
     import torch
     from diffusers import DiffusionPipeline
 
+    from ..training.processes import own_device
+
     best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    device = options.device or best
+    device = own_device(options.device or best)
     half = "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float16"
     dtype = getattr(torch, options.dtype or ("float32" if device == "cpu" else half))
     return DiffusionPipeline.from_pretrained(options.model, dtype=dtype).to(device)

@@ -25,14 +25,13 @@ from ..limits import Limits
 from ..low_rank import Layers
 from ..names import default_name
 from ..run import RunConfig
-from ..training.checkpoint import find
+from ..training.begin import begin
 from ..training.encoding import Encoded, warn_of_long
-from ..training.identity import identify
+from ..training.processes import joined
 from ..training.progress import Callback
-from ..training.prompts import check_concepts, choose, given_prompts
-from ..training.surroundings import trainable
+from ..training.prompts import Prompts, check_concepts, given_prompts
+from ..training.surroundings import silent, trainable
 from ..training.task import Task
-from ..training.train import train
 from ..training.trainer import ESDTrainer
 from .merge import merge
 from .sources import Sources, check_base, read_all
@@ -94,30 +93,29 @@ def refine(
     # It checks the pipeline and the settings.
     trainer = ESDTrainer(pipe, config, run=run, limits=limits, family=family)
     family, denoiser = trainer.family, trainer.family.denoiser
-    concepts = check_concepts(_anchors(parts), config)
-    name = name if name is not None else default_name(concepts)
-    check_name(denoiser, name)
     merged = merge(dict(parts), rank=rank)
     start = balanced(merged.layers(), [erasure.layers() for erasure, _ in parts])
     config = replace(config, rank=merged.rank)
-    with trainable(family, _loaded(denoiser, family.component, parts)), adapter.as_found(denoiser):
-        warn_of_long(family, given_prompts(config, concepts))
-        checkpoint = find(trainer.run, name, identify(family, config, trainer.limits, concepts, (), start))
-        encoded = Encoded(family)
-        task = Task(
-            family=family,
-            config=config,
-            run=trainer.run,
-            limits=trainer.limits,
-            name=name,
-            selection=Selection(config.group, tuple(start), names_pattern(start)),
-            prompts=choose(encoded, config, trainer.limits, concepts)
-            if checkpoint is None
-            else checkpoint.prepared.prompts,
-            encoded=encoded,
-            start=start,
-        )
-        refined = train(task, callback, checkpoint)
+    parallel = joined(family.device, enabled=trainer.run.data_parallel)
+    with parallel as processes, silent(family, enabled=not processes.is_main):
+        concepts = check_concepts(_anchors(parts), processes.joint(config))
+        name = name if name is not None else default_name(concepts)
+        check_name(denoiser, name)
+        with trainable(family, _loaded(denoiser, family.component, parts)), adapter.as_found(denoiser):
+            warn_of_long(family, given_prompts(config, concepts))
+            task = Task(
+                family=family,
+                config=config,
+                run=trainer.run,
+                limits=trainer.limits,
+                name=name,
+                selection=Selection(config.group, tuple(start), names_pattern(start)),
+                prompts=Prompts(concepts, ()),
+                encoded=Encoded(family),
+                start=start,
+                processes=processes,
+            )
+            refined = begin(task, callback)
     origin = merged.provenance
     provenance = replace(refined.provenance, origin="refined", parts=origin.parts, rank_error=origin.rank_error)
     return replace(refined, provenance=provenance)

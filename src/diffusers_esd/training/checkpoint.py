@@ -95,7 +95,7 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """Writes the checkpoints of a training.
+    """Writes the checkpoints of a training, in the main process.
 
     Args:
         task: The training.
@@ -115,9 +115,13 @@ class Checkpoints:
         self._every, self._keep = task.run.checkpoint_every or _EVERY, task.run.keep_checkpoints
         self._prepared, self._started = prepared, started
         self._training: Mapping[str, Any] = {}
+        if not task.processes.is_main:
+            self.folder = None
         if self.folder is not None:
-            concepts = task.prompts.concepts
-            self._training = identify(task.family, task.config, task.limits, concepts, task.beside, task.start)
+            concepts, processes = task.prompts.concepts, task.processes.number
+            self._training = identify(
+                task.family, task.config, task.limits, concepts, task.beside, task.start, processes
+            )
 
     def is_due(self, iterations: int) -> bool:
         """Whether to save after so many iterations."""

@@ -30,6 +30,7 @@ def identify(
     concepts: Sequence[str],
     beside: Sequence[str],
     start: Layers | None = None,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """What must be equal, by name, as JSON types. How a training runs (`RunConfig`) may differ.
 
@@ -40,6 +41,7 @@ def identify(
         concepts: What is erased.
         beside: Names of the adapters that are switched off.
         start: A and B of each layer that a refinement starts from.
+        processes: Number of processes that train it; each has a batch of its own.
     """
     values = {
         **config.to_dict(),
@@ -51,6 +53,7 @@ def identify(
         "type of the base weights": str(family.dtype),
         # Computed again, A and B may differ by a rotation, which does not change their norms.
         "norm of the erasures": start and f"{sum((a.norm() * b.norm()).item() for a, b in start.values()):.4g}",
+        "number of processes": processes,
         "version of diffusers-esd": package_versions().get("diffusers-esd"),
     }
     return json.loads(json.dumps(values))
@@ -67,16 +70,27 @@ def check_same(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> N
     Raises:
         OtherTrainingError: Naming each value that differs, now and in the checkpoint.
     """
-    different = [
-        f"`{name}` is {_shown(now.get(name))}, in the checkpoint {_shown(then.get(name))}"
-        for name in {**now, **then}
-        if now.get(name) != then.get(name)
-    ]
-    if different:
+    then = {"number of processes": 1, **then}  # an earlier version does not state it
+    if different := differences(then, now, "in the checkpoint"):
         raise OtherTrainingError(
-            f"{path} is a checkpoint of another training: {'; '.join(different)}. To go on from it, give its values; "
+            f"{path} is a checkpoint of another training: {different}. To go on from it, give its values; "
             "to start from the beginning, give another `output_dir` or `name`."
         )
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any], where: str) -> str:
+    """The values that differ, now and then; `""` if there are none.
+
+    Args:
+        then: Values by name.
+        now: Others.
+        where: What the text calls the place of the former ones.
+    """
+    return "; ".join(
+        f"`{name}` is {_shown(now.get(name))}, {where} {_shown(then.get(name))}"
+        for name in {**now, **then}
+        if now.get(name) != then.get(name)
+    )
 
 
 def _shown(value: object) -> str:

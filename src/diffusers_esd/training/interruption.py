@@ -23,6 +23,16 @@ class Interruption:
         self._terminated = False
         self._before: dict[int, Any] = {}
 
+    @property
+    def level(self) -> int:
+        """0 for none, 1 for Ctrl-C, 2 for SIGTERM."""
+        return 2 if self._terminated else int(self.requested)
+
+    def heed(self, level: int) -> None:
+        """End as another process of the training does, which has this level."""
+        self.requested |= level > 0
+        self._terminated |= level > 1 and signal.SIGTERM in self._before
+
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:

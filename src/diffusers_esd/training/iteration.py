@@ -11,7 +11,8 @@ The anchor a is the empty prompt in the paper; trajectories are guided by the em
 `e_from - eta * (e_cond - e_a)` with `e_from = teacher(x_t, f)`. A pool makes its next denoising step with the same
 predictions, so that training states cost no evaluations of their own.
 
-Predictions, losses and their backward pass are functions of tensors, which a GPU runs as CUDA graphs (`graphs`).
+Predictions, losses and their backward pass are functions of tensors, which a GPU runs as CUDA graphs (`graphs`). Each
+of several processes computes them for its part of a batch, and gets the results of the others (`processes`).
 """
 
 from __future__ import annotations
@@ -71,9 +72,12 @@ class Iteration:
         if self._config.erase_from is not None:
             asked["from"] = prompts
         networks.count(no_grad=len(asked) * len(prompts))
-        loss, along, length, e_null, e_rollout = self._erase_pass(
-            states.x_t, states.position.to(states.x_t.device), self._scale(1.0), **networks.rows(*asked.values())
+        rows = networks.processes.rows(len(prompts))
+        part, asked_of_part = states.part(rows), [prompts[rows] for prompts in asked.values()]
+        results = self._erase_pass(
+            part.x_t, part.position.to(part.x_t.device), self._scale(1.0), **networks.rows(*asked_of_part)
         )
+        loss, along, length, e_null, e_rollout = networks.processes.gather(len(prompts), *results)
         state.erase.advance(states, e_rollout, e_null)
         value, *parts = torch.cat([loss[None], along, length]).tolist()  # waits for the device once
         numerators, denominators = parts[: len(prompts)], parts[len(prompts) :]
@@ -104,15 +108,17 @@ class Iteration:
 
     def _preserve(self, states: States) -> float:
         """The second term of the loss, without its weight. It also adds its gradients and moves the trajectories on."""
-        prompts, preserve = states.prompts, self._state.preserve
+        n, networks, preserve = len(states.prompts), self._networks, self._state.preserve
         assert preserve is not None
-        self._networks.count(no_grad=2 * len(prompts), grad=len(prompts))
-        loss, e_null, e_rollout = self._preserve_pass(
-            states.x_t,
-            states.position.to(states.x_t.device),
+        networks.count(no_grad=2 * n, grad=n)
+        part = states.part(networks.processes.rows(n))
+        results = self._preserve_pass(
+            part.x_t,
+            part.position.to(part.x_t.device),
             self._scale(self._config.loss_weight),
-            **self._networks.rows([""] * len(prompts), prompts),
+            **networks.rows([""] * len(part.prompts), part.prompts),
         )
+        loss, e_null, e_rollout = networks.processes.gather(n, *results)
         preserve.advance(states, e_rollout, e_null)
         return loss.item()
 
@@ -175,6 +181,7 @@ class Iteration:
     def _step(self) -> bool:
         """The optimiser's step. Returns whether it was made: it is skipped if gradients overflow."""
         state = self._state
+        self._networks.processes.average([p.grad for p in state.parameters if p.grad is not None])
         if self._config.max_grad_norm is not None:
             state.scaler.unscale_(state.optimizer)
             nn.utils.clip_grad_norm_(state.parameters, self._config.max_grad_norm)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -31,7 +32,7 @@ class Training:
     """The iterations of one `ESDTrainer.erase`.
 
     Args:
-        config: The configuration.
+        config: The configuration, of a batch of all processes.
         networks: Teacher and student; the prompts are encoded already.
         parameters: The weights that train.
         prompts: The prompts.
@@ -58,7 +59,7 @@ class Training:
         if saved is not None:
             networks.evaluations.update(saved["evaluations"])
         self.complete = False
-        self._checkpoints, self._is_whole = checkpoints, True
+        self._checkpoints, self._is_whole, self._processes = checkpoints, True, networks.processes
         self._iteration = Iteration(config, anchors.prompts, networks, self.state)
 
     def state_dict(self) -> dict[str, Any]:
@@ -79,22 +80,37 @@ class Training:
             except BaseException as error:
                 if self._is_whole:
                     self._save()
-                if not isinstance(error, KeyboardInterrupt):
+                # Without the others, half an iteration cannot become an erasure.
+                is_alone = self._is_whole or self._processes.number == 1
+                if not (isinstance(error, KeyboardInterrupt) and is_alone):
                     self._checkpoints.explain(error)
                     raise
+            # Until the main process has saved: a launcher kills it when another has ended by SIGTERM.
+            self._processes.agree(lambda: 0)
 
     def _iterate(self, callback: Callback | None, interruption: Interruption) -> None:
-        state, stop = self.state, False
+        state = self.state
         with self.networks.schedule.family.pipe.progress_bar(total=self.config.iterations) as bar:
             bar.update(len(state.history))
-            while self._has_work() and not stop and not interruption.requested:
+            level = self._processes.agree(lambda: interruption.level)
+            while self._has_work() and not level:
                 progress = self.iterate()
                 bar.set_postfix(loss=f"{progress.loss:.4f}", alignment=f"{progress.smoothed_alignment:.2f}")
                 bar.update()
-                stop = callback is not None and callback(progress) == "stop"
-                if self._checkpoints.is_due(progress.iteration):
-                    self._save()
+                level = self._processes.agree(partial(self._after, progress, callback, interruption))
+            interruption.heed(level)
         self.complete = not self._has_work()
+
+    def _after(self, progress: Progress, callback: Callback | None, interruption: Interruption) -> int:
+        """What the main process does between two iterations. Returns above 0 if the training must end."""
+        try:
+            stop = callback is not None and callback(progress) == "stop"
+        except BaseException:
+            self._save()  # before other processes end because of this error
+            raise
+        if self._checkpoints.is_due(progress.iteration):
+            self._save()
+        return max(int(stop), interruption.level)
 
     def _has_work(self) -> bool:
         return len(self.state.history) < self.config.iterations and self.state.erase.has_work()

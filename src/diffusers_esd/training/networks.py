@@ -15,6 +15,7 @@ from ..adapter import Adapter
 from ..families import Conditioning, Schedule
 from .encoding import Encoded
 from .graphs import Buffered, Graphs
+from .processes import Processes
 
 
 class Networks:
@@ -25,14 +26,24 @@ class Networks:
         adapter: Our adapter on the schedule's denoiser.
         encoded: The prompts of the predictions, with the empty one.
         graphs: How predictions are captured.
+        processes: Those that evaluate; `None` means this one alone.
 
     Attributes:
         graphs: How predictions are captured.
-        evaluations: Samples evaluated so far: `"no_grad"` and `"grad"`.
+        processes: Those that evaluate.
+        evaluations: Samples that all of them evaluated so far: `"no_grad"` and `"grad"`.
     """
 
-    def __init__(self, schedule: Schedule, adapter: Adapter, encoded: Encoded, graphs: Graphs) -> None:
+    def __init__(
+        self,
+        schedule: Schedule,
+        adapter: Adapter,
+        encoded: Encoded,
+        graphs: Graphs,
+        processes: Processes | None = None,
+    ) -> None:
         self.schedule, self.graphs = schedule, graphs
+        self.processes = processes or Processes()
         self._adapter = adapter
         self._encoded = encoded
         self.evaluations = {"no_grad": 0, "grad": 0}

@@ -36,7 +36,8 @@ class Plan:
         words: Number of words in the preserved prompts, and of words that the tokenizer knows; zeros for a list.
         of_moments: Number of preserved prompts that A is computed from.
         of_loss: Number of preserved prompts in the preserve loss.
-        evaluations: Approximate number of samples that the denoiser evaluates: `"no_grad"` and `"grad"`.
+        evaluations: Approximate number of samples that the denoiser evaluates, in all processes: `"no_grad"` and
+            `"grad"`.
         memory: Bytes by purpose, without activations.
     """
 
@@ -98,7 +99,9 @@ def make_plan(task: Task, anchors: Anchors) -> Plan:
         words=(prompts.preserved.words, prompts.preserved.vocabulary),
         of_moments=prompts.count_of_moments(sees_images=bool(others)) if confined else 0,
         of_loss=len(prompts.loss),
-        evaluations=_evaluations(config, prompts, anchors, limits.steps * trajectories if others else 0),
+        evaluations=_evaluations(
+            task.processes.joint(config), prompts, anchors, limits.steps * trajectories if others else 0
+        ),
         memory=_memory(task, names, others),
     )
 

@@ -129,13 +129,22 @@ class TrajectoryPool(Sampler):
                 n = min(JUMPS, math.ceil(member.position / self.stride))
                 if jump < n:
                     path = [round(member.position * k / n) for k in (jump, jump + 1)]
-                    moving.append((member, *path))
+                    moving.append((member, path[0], path[1]))
             for start in range(0, len(moving), self._batch_size):
-                batch, positions, towards = zip(*moving[start : start + self._batch_size], strict=True)
-                x_t, prompts = torch.cat([member.x_t for member in batch]), [member.prompt for member in batch]
-                reached = self.denoise(x_t, at(*positions), at(*towards), prompts)
-                for member, state in zip(batch, reached.chunk(len(reached)), strict=True):
+                batch = moving[start : start + self._batch_size]
+                reached = self._jump(batch)
+                for (member, *_), state in zip(batch, reached.chunk(len(reached)), strict=True):
                     member.x_t = state.clone()
+
+    def _jump(self, batch: Sequence[tuple[Member, int, int]]) -> Tensor:
+        """The states of members after a jump, each from one position to another. Each process computes its part."""
+        processes, n = self.networks.processes, len(batch)
+        part = batch[processes.rows(n)]
+        members, positions, towards = zip(*part, strict=True)
+        x_t, prompts = torch.cat([member.x_t for member in members]), [member.prompt for member in members]
+        (reached,) = processes.gather(n, self.denoise(x_t, at(*positions), at(*towards), prompts))
+        self.networks.count(no_grad=2 * (n - len(part)))  # by the others
+        return reached
 
     def draw(self) -> States:
         """The current states of the next `batch_size` members."""

@@ -63,6 +63,7 @@ def record(
             "vocabulary": prompts.preserved.vocabulary,
         },
         evaluations=evaluations,
+        processes=training.networks.processes.number,
         not_captured=training.networks.graphs.obstacle,
         complete=training.complete,
         history=tuple(state.history),

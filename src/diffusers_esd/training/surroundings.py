@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -27,6 +28,27 @@ def own_settings(device: torch.device) -> Iterator[None]:
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
         yield
+
+
+@contextmanager
+def silent(family: Family, *, enabled: bool) -> Iterator[None]:
+    """Without warnings and progress bars: one process of several shows them.
+
+    Args:
+        family: The family.
+        enabled: `False` leaves them.
+    """
+    if not enabled:
+        yield
+        return
+    before = getattr(family.pipe, "_progress_bar_config", {})
+    family.pipe.set_progress_bar_config(**{**before, "disable": True})
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        family.pipe.set_progress_bar_config(**before)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..config import ESDConfig
 from ..families import Family
@@ -11,6 +11,7 @@ from ..limits import Limits
 from ..low_rank import Layers
 from ..run import RunConfig
 from .encoding import Encoded
+from .processes import Processes
 from .prompts import Prompts
 
 
@@ -25,11 +26,12 @@ class Task:
         limits: The fixed numbers.
         name: Name of the adapter.
         selection: The layers of the group.
-        prompts: The prompts.
+        prompts: The prompts; until they are chosen, the concepts alone.
         encoded: Those of them that are encoded already; encodes the others.
         beside: Names of the adapters that are switched off.
         start: A and B of each layer to start from. A stays fixed then, and there is no null space. `None` starts with
             B = 0.
+        processes: Those that train it.
     """
 
     family: Family
@@ -42,6 +44,7 @@ class Task:
     encoded: Encoded
     beside: tuple[str, ...] = ()
     start: Layers | None = None
+    processes: Processes = field(default_factory=Processes)
 
     @property
     def shape(self) -> tuple[int, ...]:

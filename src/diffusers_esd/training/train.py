@@ -7,8 +7,8 @@ the adapter may answer, `loop` trains it, `record` collects what happened.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from torch import Tensor
@@ -41,7 +41,7 @@ def train(task: Task, callback: Callback | None, checkpoint: Checkpoint | None =
         checkpoint: Where to go on from, and whose prompts the task has; `None` starts from the beginning.
     """
     started = time.monotonic() - (0.0 if checkpoint is None else checkpoint.seconds)
-    config, family, prompts = task.config, task.family, task.prompts
+    config, family, prompts, processes = task.config, task.family, task.prompts, task.processes
     active = active_scales(family.denoiser)
     with with_memory_advice(family, config, task.run), _prepared(task, checkpoint) as prepared:
         checkpoints = Checkpoints(task, prepared, checkpoint, started)
@@ -49,9 +49,10 @@ def train(task: Task, callback: Callback | None, checkpoint: Checkpoint | None =
             with adapter.training(), checkpointed(family, task.run):
                 schedule = family.schedule(config.num_inference_steps, task.shape, config.guidance_scale)
                 graphs = Graphs(family.device, adapter.parameters, obstacle(family, task.run))
-                networks = Networks(schedule, adapter, task.encoded, graphs)
-                training = Training(config, networks, adapter.parameters, prompts, prepared.anchors, checkpoints)
-                training.run(callback)
+                networks = Networks(schedule, adapter, task.encoded, graphs, processes)
+                joint = processes.joint(config)
+                training = Training(joint, networks, adapter.parameters, prompts, prepared.anchors, checkpoints)
+                training.run(callback if processes.is_main else None)
             adapter.fold_scale()
             provenance = replace(
                 record(family, task.limits, training, adapter.selection, task.selection, prepared.space),
@@ -59,6 +60,7 @@ def train(task: Task, callback: Callback | None, checkpoint: Checkpoint | None =
                 beside=task.beside,
                 seconds=round(time.monotonic() - started, 2),
             )
+            provenance = processes.from_main(lambda: provenance)
             if provenance.complete and is_intact(config, provenance):
                 warn_user(f"Nothing was erased. {outcome(config, provenance)}.")
             return Erasure(task.name, read_weights(family.denoiser, task.name, family.component), config, provenance)
@@ -70,28 +72,36 @@ def _prepared(task: Task, checkpoint: Checkpoint | None) -> Iterator[Prepared]:
 
     All prompts are encoded here: the text encoders are not needed any more when the denoiser is.
     """
-    prompts, encoded = task.prompts, task.encoded
+    prompts, encoded, processes = task.prompts, task.encoded, task.processes
     needed = ["", *prompts.concepts, *prompts.student, *prompts.loss]
-    if checkpoint is not None:
-        encoded.add([*needed, *checkpoint.prepared.compared])
-        with offloaded(task.family, task.run):
-            yield checkpoint.prepared
-        return
-    anchor_finder = _anchor_finder(task)
-    needed += anchor_finder.prompts
+    with ExitStack() as stack:
+        if checkpoint is None:
+            prepared = processes.from_main(lambda: _prepare(task, needed, stack))
+        else:
+            prepared = checkpoint.prepared
+        if checkpoint is not None or not processes.is_main:
+            encoded.add([*needed, *prepared.compared])
+            stack.enter_context(offloaded(task.family, task.run))
+        yield prepared
+
+
+def _prepare(task: Task, needed: Sequence[str], stack: ExitStack) -> Prepared:
+    """What is known before the first iteration. Until the stack is closed, other models may be offloaded."""
+    encoded, anchor_finder = task.encoded, _anchor_finder(task)
+    needed = [*needed, *anchor_finder.prompts]
     # In the same batches as in a resumed training. All others are encoded once.
     encoded.add(needed, again=True)
     finder = _null_space_finder(task)
     encoded.keep_only([*needed, *([] if finder is None else finder.prompts)])
-    with offloaded(task.family, task.run):
-        with uncompiled(task.family):
-            anchors = anchor_finder.find()
-            space = None if finder is None else finder.find()
-        fixed_a: Mapping[str, Tensor] | None = None if space is None else space.fixed_a
-        if task.start is not None:
-            fixed_a = {layer: a for layer, (a, _) in task.start.items()}
-        compared = tuple(anchor_finder.prompts)
-        yield Prepared(prompts=prompts, compared=compared, anchors=anchors, space=space, fixed_a=fixed_a)
+    stack.enter_context(offloaded(task.family, task.run))
+    with uncompiled(task.family):
+        anchors = anchor_finder.find()
+        space = None if finder is None else finder.find()
+    fixed_a: Mapping[str, Tensor] | None = None if space is None else space.fixed_a
+    if task.start is not None:
+        fixed_a = {layer: a for layer, (a, _) in task.start.items()}
+    compared = tuple(anchor_finder.prompts)
+    return Prepared(prompts=task.prompts, compared=compared, anchors=anchors, space=space, fixed_a=fixed_a)
 
 
 def plan(task: Task) -> Plan:

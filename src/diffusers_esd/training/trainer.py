@@ -1,12 +1,12 @@
 """`ESDTrainer`: takes a pipeline and a configuration, gives an `Erasure`.
 
-`prompts` chooses the prompts and `train` trains. `ESDTrainer.erase` checks what it is given, and restores the pipeline.
+`begin` chooses the prompts and trains. `ESDTrainer.erase` checks what it is given, and restores the pipeline.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from importlib.util import find_spec
 from typing import Any, Literal, overload
 
@@ -20,15 +20,15 @@ from ..groups import Selection, select
 from ..limits import Limits
 from ..names import default_name
 from ..run import RunConfig
-from .checkpoint import find
+from .begin import begin, chosen
 from .encoding import Encoded, warn_of_long
-from .identity import identify
 from .plan import Plan
+from .processes import joined
 from .progress import Callback
-from .prompts import check_concepts, choose, given_prompts
-from .surroundings import own_settings, trainable
+from .prompts import Prompts, check_concepts, given_prompts
+from .surroundings import own_settings, silent, trainable
 from .task import Task
-from .train import plan, train
+from .train import plan
 
 
 class ESDTrainer:
@@ -114,12 +114,14 @@ class ESDTrainer:
             name: Name of the adapter; `None` makes one from the concept, such as `"no-van-gogh"`.
             beside: Names of adapters, such as earlier erasures, that are switched off during training. The new erasure
                 then does not depend on them. By default it is trained on top of everything that is active.
-            callback: Called after every iteration. If it returns `"stop"`, the training ends, as after Ctrl-C.
+            callback: Called after every iteration. If it returns `"stop"`, the training ends, as after Ctrl-C. Of
+                several processes, the main one calls it.
             dry_run: Only return what would be trained and what it would cost. Nothing is trained, and the denoiser is
                 evaluated only to find anchors (`anchor="auto"`).
 
         Returns:
-            The erasure. After Ctrl-C it is the state at the end of that iteration, and `provenance.complete` is false;
+            The erasure; of several processes, each gets the same. After Ctrl-C it is the state at the end of that
+                iteration, and `provenance.complete` is false;
                 a second Ctrl-C does not wait for the end. With `dry_run`, the plan.
 
         Raises:
@@ -128,36 +130,36 @@ class ESDTrainer:
                 of `resume` is damaged or of another training.
             FileNotFoundError: If `resume` is not a checkpoint.
             FileExistsError: If `output_dir` has checkpoints of this name, and `resume` does not go on from them.
+            RuntimeError: If another process of a launcher fails.
 
         Warns:
             UserWarning: If the iterations are too few for so many concepts.
         """
-        concepts = check_concepts(concept, self.config)
-        name = name if name is not None else default_name(concepts)
-        selection = self.selection()
-        denoiser = self.family.denoiser
-        check_name(denoiser, name)
-        beside = (beside,) if isinstance(beside, str) else tuple(beside)
-        check_present(denoiser, beside)
-        with trainable(self.family, beside):
-            warn_of_long(self.family, given_prompts(self.config, concepts))
-            checkpoint, encoded = None, Encoded(self.family)
-            if not dry_run:
-                checkpoint = find(self.run, name, identify(self.family, self.config, self.limits, concepts, beside))
-            task = Task(
-                family=self.family,
-                config=self.config,
-                run=self.run,
-                limits=self.limits,
-                name=name,
-                selection=selection,
-                prompts=choose(encoded, self.config, self.limits, concepts)
-                if checkpoint is None
-                else checkpoint.prepared.prompts,
-                encoded=encoded,
-                beside=beside,
-            )
-            return plan(task) if dry_run else train(task, callback, checkpoint)
+        parallel = joined(self.family.device, enabled=self.run.data_parallel)
+        with parallel as processes, silent(self.family, enabled=not processes.is_main):
+            config = processes.joint(self.config)
+            concepts = check_concepts(concept, config)
+            name = name if name is not None else default_name(concepts)
+            selection = self.selection()
+            denoiser = self.family.denoiser
+            check_name(denoiser, name)
+            beside = (beside,) if isinstance(beside, str) else tuple(beside)
+            check_present(denoiser, beside)
+            with trainable(self.family, beside):
+                warn_of_long(self.family, given_prompts(config, concepts))
+                task = Task(
+                    family=self.family,
+                    config=self.config,
+                    run=self.run,
+                    limits=self.limits,
+                    name=name,
+                    selection=selection,
+                    prompts=Prompts(concepts, ()),
+                    encoded=Encoded(self.family),
+                    beside=beside,
+                    processes=processes,
+                )
+                return plan(replace(task, prompts=chosen(task))) if dry_run else begin(task, callback)
 
     def schedule(self) -> Schedule:
         """The schedule of the trajectories, on the pipeline's device.

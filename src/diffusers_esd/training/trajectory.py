@@ -40,6 +40,10 @@ class States:
     prompts: tuple[str, ...]
     members: tuple[int, ...] = ()
 
+    def part(self, rows: slice) -> States:
+        """Some of the states."""
+        return States(self.x_t[rows], self.position[rows], self.prompts[rows], self.members[rows])
+
 
 class Trajectory(Protocol):
     """A source of training states."""
@@ -80,7 +84,7 @@ class Sampler:
         prompts: The prompts of the trajectories.
         purpose: Name of the random streams.
         seed: Seed of the random streams.
-        batch_size: States in a batch.
+        batch_size: States in a batch of all processes.
         rollout: Whose prediction moves a trajectory.
         states: About how many will be drawn in total.
         at_a_time: Largest number of prompts that have trajectories at a time; `None` means all.
@@ -186,7 +190,10 @@ class FreshTrajectory(Sampler):
         self._visits[prompt] = min(active, default=0)
 
     def draw(self) -> States:
-        """`batch_size` states: each has a random position and a prompt, and is denoised from noise to that position."""
+        """`batch_size` states: each has a random position and a prompt, and is denoised from noise to that position.
+
+        The states that other processes evaluate are not denoised.
+        """
         return self._draw([prompt for prompt in self._prompts if prompt not in self.resting])
 
     def draw_resting(self) -> States:
@@ -195,14 +202,18 @@ class FreshTrajectory(Sampler):
 
     def _draw(self, prompts: Sequence[str]) -> States:
         drawn: list[tuple[Tensor, int, str]] = []
-        for _ in range(self._batch_size):
+        own = self.networks.processes.rows(self._batch_size)
+        for i in range(self._batch_size):
             generator = self._stream(self._drawn)
             prompt = min(prompts, key=self._visits.__getitem__)
             self._visits[prompt] += 1
             end = integer(self._steps, generator)
             x_t = self._schedule.noise(generator)
-            for position in range(end):
-                x_t = self.denoise(x_t, at(position), at(position + 1), [prompt])
+            if own.start <= i < own.stop:
+                for position in range(end):
+                    x_t = self.denoise(x_t, at(position), at(position + 1), [prompt])
+            else:  # evaluated, and so denoised, by another process
+                self.networks.count(no_grad=2 * end)
             drawn.append((x_t, end, prompt))
             self._drawn += 1
         states, positions, their_prompts = zip(*drawn, strict=True)
