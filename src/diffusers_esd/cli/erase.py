@@ -7,12 +7,13 @@ from typing import Any
 
 from ..config import ESDConfig
 from ..run import RunConfig
-from .options import add_command, add_fields, add_model, given_fields, load_pipeline
+from .options import add_command, add_fields, add_model, add_output, check_output, given_fields, load_pipeline, save
 
 
 def add_commands(commands: Any) -> None:
     """Add the command."""
-    erase = add_command(commands, "erase", _erase, "train an erasure", output="folder for the erasure")
+    erase = add_command(commands, "erase", _erase, "train an erasure")
+    add_output(erase)
     add_model(erase)
     erase.add_argument("concept", help='words of the concept, in quotes if there are several: "Van Gogh"')
     further = "a further concept that the same adapter erases; may be repeated"
@@ -26,11 +27,10 @@ def add_commands(commands: Any) -> None:
 
 def _erase(options: argparse.Namespace) -> None:
     config, run = ESDConfig(**given_fields(options, ESDConfig)), RunConfig(**given_fields(options, RunConfig))
-    from ..storage import check_folder
     from ..summary import outcome
     from ..training.trainer import ESDTrainer
 
-    check_folder(options.output)
+    check_output(options)
     pipe = load_pipeline(options)
     trainer = ESDTrainer(pipe, config, run=run)
     concepts = [options.concept, *options.further]
@@ -40,7 +40,7 @@ def _erase(options: argparse.Namespace) -> None:
     layers, quoted = len(trainer.selection().names), ", ".join(map(repr, concepts))
     print(f"erasing {quoted}: {config.group}, up to {layers} layers, {config.iterations} iterations")
     erasure = trainer.erase(concepts, name=options.name)
-    print(erasure.save_pretrained(options.output))
+    save(erasure, options)
     if text := outcome(config, erasure.provenance):
         print(text)
     if options.check and erasure.provenance.complete:
