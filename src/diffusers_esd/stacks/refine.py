@@ -116,11 +116,13 @@ def refine(
             else checkpoint.prepared.prompts,
             encoded=encoded,
             start=start,
+            origin={
+                "origin": "refined",
+                "parts": merged.provenance.parts,
+                "rank_error": merged.provenance.rank_error,
+            },
         )
-        refined = train(task, callback, checkpoint)
-    origin = merged.provenance
-    provenance = replace(refined.provenance, origin="refined", parts=origin.parts, rank_error=origin.rank_error)
-    return replace(refined, provenance=provenance)
+        return train(task, callback, checkpoint)
 
 
 def balanced(layers: Layers, parts: Sequence[Layers]) -> dict[str, tuple[Tensor, Tensor]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from ..config import ESDConfig
 from ..families import Family
@@ -30,6 +32,7 @@ class Task:
         beside: Names of the adapters that are switched off.
         start: A and B of each layer to start from. A stays fixed then, and there is no null space. `None` starts with
             B = 0.
+        origin: Fields of the provenance that say what `start` is; empty without one.
     """
 
     family: Family
@@ -42,6 +45,7 @@ class Task:
     encoded: Encoded
     beside: tuple[str, ...] = ()
     start: Layers | None = None
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -26,8 +26,10 @@ from .identity import identify
 from .plan import Plan
 from .progress import Callback
 from .prompts import check_concepts, choose, given_prompts
+from .samples import check_samples
 from .surroundings import own_settings, trainable
 from .task import Task
+from .tracking import check_tracker
 from .train import plan, train
 
 
@@ -45,7 +47,7 @@ class ESDTrainer:
     Raises:
         TypeError: If the kind of pipeline is unknown, or a field is unknown.
         ValueError: If the pipeline or the configuration cannot be trained; the message says what to do.
-        ImportError: If the optimiser's package is missing.
+        ImportError: If the package of the optimiser or of the tracker is missing.
     """
 
     def __init__(
@@ -70,6 +72,9 @@ class ESDTrainer:
             raise ValueError(
                 f"A {type(self.family.denoiser).__name__} does not support `gradient_checkpointing`; set it to False."
             )
+        check_samples(self.family, self.run)
+        if self.run.report_to is not None:
+            check_tracker(self.run.report_to)
         self._shape = self.family.latent_shape(self.config.size)
         # For their errors only; what is trained may have changed until `erase` is called.
         self.selection()
