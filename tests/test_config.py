@@ -181,7 +181,10 @@ def test_how_a_training_runs_is_checked_and_not_learned(name: str) -> None:
             {"report_to": "wandb"}, ValueError,
             "`report_to`='wandb' needs `output_dir`, the folder of the logs; got output_dir=None.",
         ),
-        ({"output_dir": "x", "sample_every": 0.5}, TypeError, "`sample_every` must be a whole number, got 0.5 of type float."),
+        (
+            {"output_dir": "x", "sample_every": 0.5}, TypeError,
+            "`sample_every` must be a whole number, got 0.5 of type float.",
+        ),
         (
             {"output_dir": "x", "sample_every": 5, "sample_prompts": "a cat"}, TypeError,
             "`sample_prompts` must be a list of prompts, such as ['a cat']; got 'a cat'.",

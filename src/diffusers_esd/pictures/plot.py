@@ -103,7 +103,7 @@ def _mark_levels(axes: Any, levels: Sequence[tuple[float, str, str]]) -> None:
         axes.axhline(level, color=color, linewidth=1.0, linestyle="--", zorder=1)
         axes.annotate(
             name, (0.0, level), (4, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
-            color=color, fontsize="small", bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6},
+            color=color, fontsize="small", zorder=1,  # below the curves
         )  # fmt: skip
 
 

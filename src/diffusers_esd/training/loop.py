@@ -108,6 +108,8 @@ class Training:
         self, progress: Progress, callback: Callback | None, erasure: Callable[[], Erasure], guard: Guard
     ) -> bool:
         """Log, draw and call the callback, none of which changes the training. Returns whether to stop."""
+        if callback is None and not self._monitor.reports:
+            return False  # the guard takes a few milliseconds
         try:
             with guard, progress.current(erasure):
                 self._monitor.report(progress)

@@ -69,6 +69,11 @@ class Monitor:
         if self._history is not None:
             self._history.sync()
 
+    @property
+    def reports(self) -> bool:
+        """Whether `report` ever does something."""
+        return self._tracker is not None or self._samples is not None
+
     def report(self, progress: Progress) -> None:
         """Log an iteration, and draw if it is time."""
         if self._tracker is not None:

@@ -62,7 +62,7 @@ class Guard:
     def __init__(self, denoiser: Denoiser) -> None:
         self._denoiser, self._adapters, self._modes = denoiser, Snapshot(denoiser), Modes(denoiser)
         self._parameters, self._is_movable = list(denoiser.parameters()), has_hooks(denoiser)
-        self._gradients = [(p, p.grad) for p in self._parameters]
+        self._gradients = [(p, p.grad) for p in self._parameters if p.grad is not None]
         self._before: list[tuple[int, int]] = []
 
     def __enter__(self) -> None:
