@@ -20,7 +20,7 @@ class RunConfig:
         gradient_checkpointing: Compute the activations again in the backward pass instead of storing them: less memory,
             more time.
         offload: Keep the text encoders and the autoencoder on the CPU while the denoiser is evaluated. A callback
-            cannot generate images then.
+            cannot generate images then; samples are drawn.
         capture: On a GPU, run the iterations as CUDA graphs: two to three times faster at batch 1, with about half more
             memory. Where it is not possible, the provenance says why.
         output_dir: Folder for what a training writes, in `output_dir/<adapter name>`: checkpoints, `checkpoint-N` after

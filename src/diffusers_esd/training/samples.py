@@ -8,7 +8,7 @@ from PIL import Image
 
 from ..denoiser import switched_off
 from ..families import Family
-from ..files import whole
+from ..files import remove_leftovers, whole
 from ..pictures.draw import draw
 from ..pictures.grid import beside
 from ..run import RunConfig
@@ -49,6 +49,7 @@ class Samples:
         # With `erase_from` the student is trained on another prompt than the concept.
         self._prompts = task.run.sample_prompts or tuple(dict.fromkeys([*task.prompts.student, *task.prompts.concepts]))
         self._base: list[list[Image.Image]] = []
+        remove_leftovers(folder)
         self._last = iterations if self._file(iterations).exists() else None
 
     def is_due(self, iteration: int, *, at_end: bool) -> bool:

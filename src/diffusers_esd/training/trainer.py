@@ -133,6 +133,7 @@ class ESDTrainer:
                 of `resume` is damaged or of another training.
             FileNotFoundError: If `resume` is not a checkpoint.
             FileExistsError: If `output_dir` has checkpoints of this name, and `resume` does not go on from them.
+            RuntimeError: If the callback changes the denoiser in a way that cannot be restored.
 
         Warns:
             UserWarning: If the iterations are too few for so many concepts.
