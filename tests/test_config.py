@@ -173,9 +173,35 @@ def test_how_a_training_runs_is_checked_and_not_learned(name: str) -> None:
             {"checkpoint_every": 5}, ValueError,
             "`checkpoint_every`=5 needs `output_dir`, the folder of the checkpoints; got output_dir=None.",
         ),
+        (
+            {"sample_every": 5}, ValueError,
+            "`sample_every`=5 needs `output_dir`, the folder of the images; got output_dir=None.",
+        ),
+        (
+            {"report_to": "wandb"}, ValueError,
+            "`report_to`='wandb' needs `output_dir`, the folder of the logs; got output_dir=None.",
+        ),
+        (
+            {"output_dir": "x", "sample_every": 0.5}, TypeError,
+            "`sample_every` must be a whole number, got 0.5 of type float.",
+        ),
+        (
+            {"output_dir": "x", "sample_every": 5, "sample_prompts": "a cat"}, TypeError,
+            "`sample_prompts` must be a list of prompts, such as ['a cat']; got 'a cat'.",
+        ),
+        (
+            {"output_dir": "x", "sample_every": 5, "sample_prompts": ["a cat", " "]}, ValueError,
+            "`sample_prompts` is empty: got ' '; give the words of a prompt.",
+        ),
+        (
+            {"output_dir": "x", "sample_prompts": ["a cat"]}, ValueError,
+            "`sample_prompts` needs `sample_every`, the iterations between two images; got None.",
+        ),
+        ({"report_to": True}, TypeError, "`report_to` must be the name of a tracker, or None; got True."),
+        ({"report_to": " "}, TypeError, "`report_to` must be the name of a tracker, or None; got ' '."),
     ],
 )  # fmt: skip
-def test_wrong_checkpoints_are_refused(values: dict[str, Any], kind: type[Exception], message: str) -> None:
+def test_wrong_settings_of_a_run_are_refused(values: dict[str, Any], kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=f"^{re.escape(message)}$"):
         RunConfig(**values)
 
@@ -184,3 +210,9 @@ def test_checkpoints_are_in_a_folder_of_the_adapter(tmp_path: Path) -> None:
     run = RunConfig(output_dir=tmp_path, checkpoint_every=5, keep_checkpoints=2, resume="latest")
     assert run.checkpoints("no-cat") == tmp_path / "no-cat"
     assert RunConfig(resume="x/checkpoint-5").checkpoints("no-cat") is None, "it can be resumed and write none"
+
+
+def test_no_prompts_of_samples_are_an_empty_list() -> None:
+    run = RunConfig(output_dir="x", sample_every=5, sample_prompts=["a cat"])  # type: ignore[arg-type]
+    assert run.sample_prompts == ("a cat",)
+    assert RunConfig(sample_prompts=None) == RunConfig()  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from controls import must_fail
-from made import is_equal, made
+from made import is_equal, made, with_provenance
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -22,7 +22,7 @@ from tiny import tiny_pipeline
 
 from diffusers_esd import Erasure
 from diffusers_esd.files import HEADER_KEY, WEIGHTS_NAME
-from diffusers_esd.storage import JSON_NAME, PICTURE_NAME, read_picture
+from diffusers_esd.storage import JSON_NAME, PICTURE_NAME, is_finished, read_picture
 
 
 @pytest.fixture(scope="module")
@@ -216,3 +216,28 @@ def test_only_png_is_read(tmp_path: Path) -> None:
     read = read_picture(tmp_path)
     assert read is not None
     assert read.size == (8, 4)
+
+
+def test_an_interrupted_erasure_does_not_replace_a_finished_one(erasure: Erasure, tmp_path: Path) -> None:
+    folder = tmp_path / "no-cat"
+    interrupted = with_provenance(erasure, complete=False)
+    for saved in (interrupted, interrupted, erasure, erasure):
+        saved.save_pretrained(folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    message = f"{folder} contains a finished erasure, and the training of this one was interrupted: save it in another"
+    with pytest.raises(FileExistsError, match=f"^{re.escape(message)}"):
+        interrupted.save_pretrained(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("content", "finished"),
+    [
+        (None, False), ("{", True), ("[]", True), ("{}", True), ('{"provenance": {}}', True),
+        ('{"provenance": {"complete": true}}', True), ('{"provenance": {"complete": false}}', False),
+    ],
+)  # fmt: skip
+def test_what_is_not_known_to_be_interrupted_is_finished(content: str | None, finished: bool, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / JSON_NAME).write_text(content)
+    assert is_finished(tmp_path) is finished

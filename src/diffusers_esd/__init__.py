@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .families import Family
     from .limits import Limits
     from .objective import esd_target
+    from .pictures.plot import plot_history
     from .pictures.preview import preview
     from .provenance import Provenance
     from .run import RunConfig
@@ -48,6 +49,7 @@ _HOME = {
     "export": "exchange",
     "import_erasure": "exchange",
     "merge": "stacks.merge",
+    "plot_history": "pictures.plot",
     "preview": "pictures.preview",
     "refine": "stacks.refine",
     "stack": "stacks.stack",
@@ -74,6 +76,7 @@ __all__ = [
     "export",
     "import_erasure",
     "merge",
+    "plot_history",
     "preview",
     "refine",
     "stack",

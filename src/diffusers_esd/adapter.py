@@ -18,8 +18,9 @@ from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from .denoiser import Denoiser, Snapshot, adapter_names, check_present, evaluation, tuner_layers
+from .denoiser import Denoiser, Snapshot, adapter_names, check_present, tuner_layers
 from .groups import Selection
+from .modes import evaluation
 from .portable import check_fit
 from .streams import stream
 
@@ -136,18 +137,15 @@ class Adapter:
 
 
 def read_weights(denoiser: Denoiser, name: str, component: str) -> dict[str, Tensor]:
-    """A and B of an adapter by portable key, float32, copied to the CPU.
-
-    They are the whole adapter if its scale is folded, as in those of this package.
-    """
+    """A and B of an adapter by portable key, copied to the CPU; `lora_alpha / rank` is folded into B."""
+    weights: dict[str, Tensor] = {}
     # PEFT's own collection drops keys that contain another adapter's name, such as "0".
-    weights = {
-        f"{component}.{path}.{side}.weight": getattr(layer, side)[name].weight
-        for path, layer in denoiser.named_modules()
-        if isinstance(layer, LoraLayer) and name in layer.lora_A
-        for side in ("lora_A", "lora_B")
-    }
-    return {key: weight.detach().cpu().contiguous().clone() for key, weight in weights.items()}
+    for path, layer in denoiser.named_modules():
+        if isinstance(layer, LoraLayer) and name in layer.lora_A:
+            for side, factor in (("lora_A", 1.0), ("lora_B", layer.lora_alpha[name] / layer.r[name])):
+                weight = getattr(layer, side)[name].weight.detach().cpu().contiguous()
+                weights[f"{component}.{path}.{side}.weight"] = weight * factor
+    return weights
 
 
 def is_loaded(denoiser: Denoiser, name: str, component: str, weights: Mapping[str, Tensor]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from numbers import Integral, Real
 from typing import Any, get_args
 
@@ -25,6 +25,27 @@ def check_prompt(name: str, prompt: object) -> str:
     if not prompt.strip():
         raise ValueError(f"`{name}` is empty: got {prompt!r}; give the words of a prompt.")
     return prompt
+
+
+def check_prompts(name: str, value: object, *, or_else: str = "") -> tuple[str, ...]:
+    """A list of prompts, which may be empty.
+
+    Args:
+        name: Name of the argument.
+        value: Its value.
+        or_else: What else the argument may be, for the error: `" or 'vocabulary'"`.
+
+    Raises:
+        TypeError: If it is not a list, or a prompt is not a string.
+        ValueError: If a prompt is empty or blank.
+    """
+    if isinstance(value, str):
+        comma = "," if or_else else ""
+        raise TypeError(f"`{name}` must be a list of prompts, such as [{value!r}]{comma}{or_else}; got {value!r}.")
+    if not isinstance(value, Iterable):
+        kind = type(value).__name__
+        raise TypeError(f"`{name}` must be a list of prompts{or_else}, got {value!r} of type {kind}.")
+    return tuple(check_prompt(name, prompt) for prompt in value)
 
 
 def check_flag(name: str, value: object) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from .denoiser import check_denoiser, switched_off
 from .families import Family, checked_family
 from .limits import Limits
 from .pictures.draw import draw
-from .pictures.grid import grid
+from .pictures.grid import beside
 from .probe import Probe, ensure_loaded, questions
 from .provenance import Provenance
 from .streams import stream
@@ -99,9 +98,7 @@ def check(
             with switched_off(denoiser, [name]):
                 base = draw(pipe, shown, seeds, **options)
             erased = draw(pipe, shown, seeds, **options)
-    pairs = [(prompt, list(chain(*zip(base[i], erased[i], strict=True)))) for i, prompt in enumerate(shown)]
-    columns = [f"{model}, seed {seed}" for seed in seeds for model in ("base", "erased")]
-    return Check(grid(pairs, columns, _SIDE), named, unnamed)
+    return Check(beside(shown, seeds, base, erased, "erased", _SIDE), named, unnamed)
 
 
 def _shown(encoded: Encoded, config: ESDConfig, concepts: Sequence[str]) -> list[str]:

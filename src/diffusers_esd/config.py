@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-from .arguments import Check, check_flag, check_prompt, integer_from, number_in, one_of
+from .arguments import Check, check_flag, check_prompt, check_prompts, integer_from, number_in, one_of
 
 Group = Literal["esd-x", "esd-x-strict", "esd-u", "full"]
 Rollout = Literal["student", "teacher"]
@@ -187,20 +187,7 @@ def _group(name: str, value: Any) -> str:
 def _preserve(name: str, value: Any) -> Any:
     if value == "vocabulary":
         return value
-    return _prompts(name, value, or_else=" or 'vocabulary'")
-
-
-def _prompts(name: str, value: Any, *, or_else: str = "") -> tuple[str, ...]:
-    if isinstance(value, str):
-        comma = "," if or_else else ""
-        raise TypeError(f"`{name}` must be a list of prompts, such as [{value!r}]{comma}{or_else}; got {value!r}.")
-    if not isinstance(value, Iterable):
-        kind = type(value).__name__
-        raise TypeError(f"`{name}` must be a list of prompts{or_else}, got {value!r} of type {kind}.")
-    value = tuple(value)
-    for prompt in value:
-        check_prompt(name, prompt)
-    return value
+    return check_prompts(name, value, or_else=" or 'vocabulary'")
 
 
 def _anchor(name: str, value: Any) -> Any:
@@ -242,7 +229,7 @@ _CHECKS: dict[str, Check] = {
     "anchor": _anchor,
     "erase_from": check_prompt,
     "preserve": _preserve,
-    "synonyms": _prompts,
+    "synonyms": check_prompts,
     "null_space": check_flag,
     "preserve_weight": _at_least_0,
     "stop_at_alignment": number_in("below 1", lambda v: v < 1),

@@ -193,16 +193,31 @@ class Snapshot:
     """The user's adapters and parameters at one moment: which are active, with which scale, what requires a gradient.
 
     Attributes:
-        active: Names of the active adapters.
+        names: Names of all adapters.
+        active: Names of the active ones.
     """
 
     def __init__(self, denoiser: Denoiser) -> None:
-        self._denoiser = denoiser
-        layers = tuner_layers(denoiser)
-        self._active = {id(layer): list(layer.active_adapters) for layer in layers}
-        self._scales = [(layer, dict(layer.scaling)) for layer in layers if isinstance(layer, LoraLayer)]
+        self._denoiser, self._layers, self.names = denoiser, tuner_layers(denoiser), adapter_names(denoiser)
+        self._active = {id(layer): list(layer.active_adapters) for layer in self._layers}
+        self._scales = [(layer, dict(layer.scaling)) for layer in self._layers if isinstance(layer, LoraLayer)]
         self._requires_grad = [(p, p.requires_grad) for p in denoiser.parameters()]
         self.active = list(dict.fromkeys(name for names in self._active.values() for name in names))
+        self._are_disabled = any(layer.disable_adapters for layer in self._layers)
+        self._state = self._current()
+
+    def _current(self) -> tuple[Any, ...]:
+        """What can change, of the layers and parameters that were there at that moment."""
+        return (
+            adapter_names(self._denoiser),
+            [(list(layer.active_adapters), layer.disable_adapters, layer.merged) for layer in self._layers],
+            [dict(layer.scaling) for layer, _ in self._scales],
+            [parameter.requires_grad for parameter, _ in self._requires_grad],
+        )
+
+    def is_current(self) -> bool:
+        """Whether nothing has changed since. This takes much less time than to restore it."""
+        return self._current() == self._state
 
     def restore(self, *, adding: Sequence[str] = (), removing: str | None = None) -> None:
         """Restore the state.
@@ -214,23 +229,13 @@ class Snapshot:
         for layer in tuner_layers(self._denoiser):
             names = [name for name in self._active.get(id(layer), self.active) if name != removing]
             layer.set_adapter([*names, *adding], inference_mode=True)
+            if layer.disable_adapters and not self._are_disabled:
+                layer.enable_adapters(enabled=True)
         for layer, scales in self._scales:
             for name in scales.keys() & layer.scaling.keys():
                 layer.scaling[name] = scales[name]
         for parameter, value in self._requires_grad:
             parameter.requires_grad_(value)
-
-
-@contextmanager
-def evaluation(denoiser: Denoiser) -> Iterator[None]:
-    """The denoiser in evaluation mode, so that no dropout is active."""
-    modes = [(module, module.training) for module in denoiser.modules()]
-    denoiser.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 @contextmanager

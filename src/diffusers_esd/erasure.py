@@ -90,7 +90,7 @@ class Erasure:
             The folder.
 
         Raises:
-            FileExistsError: If the folder contains something else.
+            FileExistsError: If the folder contains something else, or a finished erasure and this one was interrupted.
         """
         folder = Path(folder)
         write_folder(folder, self.weights, self.to_dict(), self.provenance, self.picture)

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from .adapter import activate, is_loaded, load
 from .config import ESDConfig
-from .denoiser import Denoiser, adapter_names, check_name, evaluation
+from .denoiser import Denoiser, adapter_names, check_name
 from .families import Schedule
+from .modes import evaluation
 from .objective import projections
 from .provenance import Provenance
 from .training.encoding import Encoded

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from .arguments import check_flag, integer_from
+from .arguments import check_flag, check_prompts, integer_from
 
 LATEST = "latest"
 """The value of `resume` that means the newest checkpoint."""
@@ -20,11 +20,11 @@ class RunConfig:
         gradient_checkpointing: Compute the activations again in the backward pass instead of storing them: less memory,
             more time.
         offload: Keep the text encoders and the autoencoder on the CPU while the denoiser is evaluated. A callback
-            cannot generate images then.
+            cannot generate images then; samples are drawn.
         capture: On a GPU, run the iterations as CUDA graphs: two to three times faster at batch 1, with about half more
             memory. Where it is not possible, the provenance says why.
-        output_dir: Folder for checkpoints, which are `output_dir/<adapter name>/checkpoint-N` after N iterations.
-            `None` writes none.
+        output_dir: Folder for what a training writes, in `output_dir/<adapter name>`: checkpoints, `checkpoint-N` after
+            N iterations; `history.jsonl`, a line for each iteration; images and logs. `None` writes nothing.
         checkpoint_every: Iterations between two checkpoints; `None` means 100. One more is written before the first
             iteration, at the end, after Ctrl-C or SIGTERM, and when a callback fails or returns "stop".
         keep_checkpoints: Number of checkpoints to keep, the newest; older ones are deleted.
@@ -33,6 +33,11 @@ class RunConfig:
             the beginning, and refuses an `output_dir` that has checkpoints of this name.
         data_parallel: Train together with the other processes that a launcher has started, such as
             `accelerate launch`. `False` trains alone in each process. Without a launcher, it does nothing.
+        sample_every: Iterations between two images of what the erasure does, `samples/iteration-N.png`; one more is
+            drawn at the end. `None` draws none.
+        sample_prompts: The prompts of these images; none means the concepts, and `erase_from` if there is one.
+        report_to: Where loss, alignments and images are also logged: `"tensorboard"` (`pip install
+            "diffusers-esd[tracking]"`), `"wandb"`, or another tracker that accelerate knows. `None` logs nothing.
     """
 
     gradient_checkpointing: bool = False
@@ -43,6 +48,9 @@ class RunConfig:
     keep_checkpoints: int = 1
     resume: str | Path | None = None
     data_parallel: bool = True
+    sample_every: int | None = None
+    sample_prompts: tuple[str, ...] = ()
+    report_to: str | None = None
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -56,18 +64,34 @@ class RunConfig:
         for name in ("output_dir", "resume"):
             _check_path(name, getattr(self, name))
         integer_from(1)("keep_checkpoints", self.keep_checkpoints)
-        if self.checkpoint_every is not None:
-            integer_from(1)("checkpoint_every", self.checkpoint_every)
+        for name in ("checkpoint_every", "sample_every"):
+            if getattr(self, name) is not None:
+                integer_from(1)(name, getattr(self, name))
+        prompts = () if self.sample_prompts is None else self.sample_prompts
+        object.__setattr__(self, "sample_prompts", check_prompts("sample_prompts", prompts))
+        if self.report_to is not None and (not isinstance(self.report_to, str) or not self.report_to.strip()):
+            raise TypeError(f"`report_to` must be the name of a tracker, or None; got {self.report_to!r}.")
+        if self.sample_prompts and self.sample_every is None:
+            raise ValueError("`sample_prompts` needs `sample_every`, the iterations between two images; got None.")
         if self.output_dir is None:
-            for name, needs in (("checkpoint_every", self.checkpoint_every), ("resume", self.resume == LATEST)):
-                if needs:
-                    raise ValueError(
-                        f"`{name}`={getattr(self, name)!r} needs `output_dir`, the folder of the checkpoints; "
-                        "got output_dir=None."
-                    )
+            self._check_no_output()
+
+    def _check_no_output(self) -> None:
+        """Refuse what needs a folder."""
+        for name, needs, contents in (
+            ("checkpoint_every", self.checkpoint_every, "checkpoints"),
+            ("resume", self.resume == LATEST, "checkpoints"),
+            ("sample_every", self.sample_every, "images"),
+            ("report_to", self.report_to, "logs"),
+        ):
+            if needs:
+                raise ValueError(
+                    f"`{name}`={getattr(self, name)!r} needs `output_dir`, the folder of the {contents}; "
+                    "got output_dir=None."
+                )
 
     def checkpoints(self, name: str) -> Path | None:
-        """The folder for the checkpoints of an adapter, if they are written."""
+        """The folder for the checkpoints of an adapter, and for what else its training writes, if there is one."""
         return None if self.output_dir is None else Path(self.output_dir, name).resolve()
 
 

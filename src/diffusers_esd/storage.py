@@ -37,6 +37,16 @@ def check_folder(folder: Path) -> None:
         raise FileExistsError(f"{folder} contains something that is not an erasure; give a new or an empty folder.")
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether a folder contains an erasure whose training was not interrupted. A damaged one counts as finished."""
+    if not (folder / JSON_NAME).is_file():
+        return False
+    try:
+        return json.loads((folder / JSON_NAME).read_text(encoding="utf-8"))["provenance"]["complete"] is not False
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
+
+
 def write_folder(
     folder: Path,
     weights: Mapping[str, Tensor],
@@ -54,9 +64,15 @@ def write_folder(
         picture: The picture; `None` deletes that of the erasure that was there before.
 
     Raises:
-        FileExistsError: If the folder contains something that is not an erasure.
+        FileExistsError: If the folder contains something that is not an erasure, or a finished erasure that an
+            interrupted one would replace.
     """
     check_folder(folder)
+    if not provenance.complete and is_finished(folder):
+        raise FileExistsError(
+            f"{folder} contains a finished erasure, and the training of this one was interrupted: save it in another "
+            "folder, or delete the finished one first."
+        )
     header = {
         "format": "pt",
         "lora_adapter_metadata": lora_metadata(provenance.component, provenance.pattern, record["rank"]),

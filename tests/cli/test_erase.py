@@ -20,6 +20,7 @@ from tiny import tiny_pipeline
 from diffusers_esd import Erasure, ESDConfig
 from diffusers_esd.cli import main
 from diffusers_esd.run import RunConfig
+from diffusers_esd.training.interruption import Interruption
 
 QUICK = ["--iterations", "2", "--num-inference-steps", "4", "--rank", "2", "--preserve"]
 
@@ -84,7 +85,7 @@ def test_erase_draws_a_first_look_if_asked(model: str, tmp_path: Path, capsys: p
     assert main([*arguments, "--check", *QUICK]) == 0
     assert re.search(r"^a cat: alignment \S+ where it is named, \S+ where it is not$", capsys.readouterr().out, re.M)
     assert Erasure.from_pretrained(folder).picture is not None
-    assert main([*arguments, *QUICK]) == 0
+    assert main([*arguments, "--force", *QUICK]) == 0
     with must_fail("nothing is drawn without the option"):
         assert Erasure.from_pretrained(folder).picture is not None
 
@@ -105,11 +106,31 @@ def test_a_training_goes_on_from_its_checkpoint(
     assert "The training can go on from its last checkpoint: resume='" in printed
     assert "To need less memory, try, what saves most first: gradient_checkpointing=True" in printed
     assert main(arguments("resumed", *given, "--resume", "latest")) == 0
-    assert {path.name for path in (tmp_path / "runs" / "no-a-cat").iterdir()} == {"checkpoint-1", "checkpoint-2"}
+    assert {path.name for path in (tmp_path / "runs" / "no-a-cat").glob("checkpoint-*")} == {
+        "checkpoint-1",
+        "checkpoint-2",
+    }
     both = [dict(Erasure.from_pretrained(tmp_path / name).weights) for name in ("expected", "resumed")]
     assert all(torch.equal(weight, both[1][key]) for key, weight in both[0].items())
     assert main(arguments("again", *given)) == 1
     assert "contains checkpoints of an earlier training" in capsys.readouterr().err
+
+
+def test_ctrl_c_keeps_a_finished_erasure_and_its_samples_are_drawn(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, runs = tmp_path / "no-cat", tmp_path / "runs"
+    arguments = ["erase", model, "a cat", "-o", str(folder), "--device", "cpu", "--output-dir", str(runs)]
+    assert main([*arguments, *QUICK, "--sample-every", "2", "--sample-prompts", "a dog"]) == 0
+    assert (runs / "no-a-cat" / "samples" / "iteration-2.png").is_file()
+    assert main([*arguments, *QUICK, "--resume", "latest"]) == 1, "it is there already"
+    before = Erasure.from_pretrained(folder).to_dict()
+    monkeypatch.setattr(Interruption, "requested", property(lambda _: True, lambda *_: None), raising=False)
+    capsys.readouterr()
+    assert main([*arguments, "--name", "other", "--force", *QUICK]) == 130
+    assert f"{folder}-interrupted\n" in capsys.readouterr().out
+    assert not Erasure.from_pretrained(f"{folder}-interrupted").provenance.complete
+    assert Erasure.from_pretrained(folder).to_dict() == before
 
 
 # Many concepts.
@@ -146,6 +167,7 @@ def test_each_concept_of_a_file_gets_an_erasure(model: str, tmp_path: Path, caps
         (["a cat", "--concepts", "file"], 2, "not allowed with argument"),
         (["--concepts", "{file}", "--name", "x"], 1, "error: --concepts gives each concept an adapter and a name"),
         (["--concepts", "{file}", "--concept", "x"], 1, "error: --concepts gives each concept an adapter and a name"),
+        (["--concepts", "{file}", "--force"], 1, "error: --concepts trains what is missing in --output; delete"),
         (["--concepts", "nowhere.txt"], 1, "error: There is no file nowhere.txt"),
         (["--concepts", "{twice}"], 1, "has 'a cat' in lines 1 and 2; remove one of them."),
         (["--concepts", "{names}"], 1, "error: 'a cat' and 'A cat' would have the same name, 'no-a-cat'"),

@@ -90,3 +90,20 @@ def test_the_module_is_the_command() -> None:
     )
     assert done.returncode == 1
     assert done.stderr.startswith("error: Nothing to read at nowhere")
+
+
+def test_every_command_that_writes_an_erasure_keeps_a_finished_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is refused before anything is read: nothing else in these calls exists."""
+    folder = str(made(tiny_pipeline(), rank=1).save_pretrained(tmp_path / "no-cat"))
+    for arguments in (
+        ["erase", "nowhere", "a cat"],
+        ["refine", "nowhere", "nothing"],
+        ["merge", "nothing"],
+        ["import", "nothing.safetensors", "nowhere", "--concept", "a cat"],
+    ):
+        assert main([*arguments, "-o", folder]) == 1
+        assert "contains a finished erasure: give another folder, or --force to replace it" in capsys.readouterr().err
+        assert main([*arguments, "-o", folder, "--force"]) == 1
+        assert "contains a finished erasure" not in capsys.readouterr().err

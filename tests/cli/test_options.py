@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from made import made
+from controls import must_fail
+from made import made, with_provenance
 from tiny import tiny_pipeline
 
-from diffusers_esd import ESDConfig, Recipe
-from diffusers_esd.cli.options import add_fields, given_fields, read_erasures, with_scale
+from diffusers_esd import Erasure, ESDConfig, Recipe
+from diffusers_esd.cli.options import (
+    add_fields,
+    add_output,
+    check_output,
+    given_fields,
+    read_erasures,
+    save,
+    with_scale,
+)
 from diffusers_esd.run import RunConfig
 
 
@@ -41,6 +51,20 @@ def test_options_are_the_fields_of_a_configuration() -> None:
     assert given(RunConfig, values) == RunConfig(
         output_dir="runs", checkpoint_every=50, keep_checkpoints=3, resume="latest"
     )
+    values = [
+        "--output-dir",
+        "runs",
+        "--sample-every",
+        "50",
+        "--sample-prompts",
+        "a cat",
+        "a dog",
+        "--report-to",
+        "wandb",
+    ]
+    assert given(RunConfig, values) == RunConfig(
+        output_dir="runs", sample_every=50, sample_prompts=("a cat", "a dog"), report_to="wandb"
+    )
 
 
 @pytest.mark.parametrize(
@@ -68,3 +92,50 @@ def test_erasures_and_recipes_are_read_with_their_scales(tmp_path: Path) -> None
     assert [(erasure.name, scale) for erasure, scale in read.items()] == [
         ("no-a-cat", 1.0), ("no-a-cat", 0.5), ("no-a-cat", 0.4), ("no-a-dog", 0.25),
     ]  # fmt: skip
+
+
+def output(*values: str) -> argparse.Namespace:
+    """The options of a folder for an erasure."""
+    parser = argparse.ArgumentParser()
+    add_output(parser)
+    return parser.parse_args(["-o", *values])
+
+
+def test_a_finished_erasure_is_replaced_only_if_forced(tmp_path: Path) -> None:
+    erasure, folder = made(tiny_pipeline(), rank=1), str(tmp_path / "no-cat")
+    check_output(output(folder))
+    save(with_provenance(erasure, complete=False), output(folder))
+    check_output(output(folder))
+    save(erasure, output(folder))
+    message = f"^{re.escape(folder)} contains a finished erasure: give another folder, or --force to replace it.$"
+    with pytest.raises(FileExistsError, match=message):
+        check_output(output(folder))
+    check_output(output(folder, "--force"))
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(FileExistsError, match="contains something that is not an erasure"):
+        check_output(output(str(tmp_path), "--force"))
+
+
+def test_an_interrupted_erasure_never_replaces_a_finished_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "no-cat"
+    finished = made(tiny_pipeline(), rank=1)
+    interrupted = with_provenance(finished, complete=False, iterations=3)
+    save(finished, output(str(folder)))
+    capsys.readouterr()
+    for iterations in (3, 4):  # the second one replaces the first
+        save(with_provenance(interrupted, iterations=iterations), output(str(folder), "--force"))
+        printed = capsys.readouterr().out.splitlines()
+        assert printed == [
+            f"interrupted: {folder} keeps its finished erasure, this one is saved beside it", f"{folder}-interrupted",
+        ]  # fmt: skip
+        assert Erasure.from_pretrained(f"{folder}-interrupted").provenance.iterations == iterations
+    assert Erasure.from_pretrained(folder).provenance == finished.provenance
+    save(finished, output(f"{folder}-interrupted"))
+    (tmp_path / "no-cat-interrupted-2").mkdir()
+    (tmp_path / "no-cat-interrupted-2" / "thesis.tex").write_text("years of work")
+    save(interrupted, output(str(folder), "--force"))
+    assert Erasure.from_pretrained(f"{folder}-interrupted-3").provenance == interrupted.provenance
+    with must_fail("that one is finished"):
+        assert Erasure.from_pretrained(f"{folder}-interrupted").provenance == interrupted.provenance

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from diffusers_esd import ESDConfig, ESDTrainer, Limits
 from diffusers_esd.adapter import Adapter
-from diffusers_esd.denoiser import base_layers, evaluation
+from diffusers_esd.denoiser import base_layers
 from diffusers_esd.families import Family, StableDiffusionXL, family_for
 from diffusers_esd.groups import select
+from diffusers_esd.modes import evaluation
 from diffusers_esd.training import vocabulary
 from diffusers_esd.training.encoding import Encoded
 from diffusers_esd.training.networks import Networks

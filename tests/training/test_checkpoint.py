@@ -63,7 +63,7 @@ def same(a: Erasure, b: Erasure) -> bool:
 
 def saved(folder: Path) -> list[int]:
     """The iterations of all checkpoints."""
-    return sorted(int(path.name.partition("-")[2]) for path in (folder / "ours").iterdir())
+    return sorted(int(path.name.partition("-")[2]) for path in (folder / "ours").glob("checkpoint-*"))
 
 
 def state(path: Path) -> dict[str, Any]:
@@ -430,7 +430,7 @@ def check_kills(kills: int, iterations: int, folder: Path, trainings: Trainings)
             time.sleep(chance.random() * 0.05)
         os.kill(process, signal.SIGKILL)
         assert trainings.wait("ended")[-1] == -signal.SIGKILL
-        names = [path.name for path in (folder / "ours").iterdir()]
+        names = [path.name for path in (folder / "ours").iterdir() if "checkpoint-" in path.name]
         cut_off += any(name.startswith(".") for name in names)
         present = [int(name.partition("-")[2]) for name in names if not name.startswith(".")]
         assert max(present) > newest, "it goes on"

@@ -43,9 +43,7 @@ def test_before_the_end_every_concept_is_looked_at(monkeypatch: pytest.MonkeyPat
     """So that the alignments that are recorded are those of the end."""
     trainings: list[Training] = []
     run = Training.run
-    monkeypatch.setattr(
-        Training, "run", lambda training, callback: trainings.append(training) or run(training, callback)
-    )
+    monkeypatch.setattr(Training, "run", lambda training, *rest: trainings.append(training) or run(training, *rest))
     concepts = ["a cat", "a dog", "a rocket"]
     options = {**EARLY, "batch_size": 1, "group": "esd-x"}
     facts = ESDTrainer(tiny_pipeline(), **options, stop_at_alignment=0.5, preserve=()).erase(concepts).provenance

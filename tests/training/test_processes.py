@@ -184,7 +184,8 @@ def test_the_main_process_speaks(launcher: Launcher, tmp_path: Path) -> None:
     first, second = launcher.run(tmp_path, speaking, output_dir=tmp_path / "runs")
     assert first == ([1, 2, 3, 4, 5, 6], 1, True)
     assert second == ([], 0, True)
-    assert [path.name for path in (tmp_path / "runs" / "ours").iterdir()] == ["checkpoint-6"]
+    assert sorted(path.name for path in (tmp_path / "runs" / "ours").iterdir()) == ["checkpoint-6", "history.jsonl"]
+    assert len((tmp_path / "runs" / "ours" / "history.jsonl").read_text().splitlines()) == 6, "one process writes"
 
 
 def speaking(output_dir: Path) -> tuple[list[int], int, bool]:
@@ -231,14 +232,14 @@ def test_what_ends_one_process_ends_all_after_the_same_iteration(what: str, laun
     assert same(first, second)
     assert not first.provenance.complete
     assert 3 <= first.provenance.iterations < 10
-    (path,) = (tmp_path / "ours").iterdir()
+    (path,) = (tmp_path / "ours").glob("checkpoint-*")
     assert path.name == f"checkpoint-{first.provenance.iterations}"
 
 
 def test_sigterm_ends_all_and_saves(launcher: Launcher, tmp_path: Path) -> None:
     launcher.start(tmp_path / "messages", ending, what="SIGTERM", output_dir=tmp_path)
     assert launcher.read("ended") == [-signal.SIGTERM] * 2
-    (path,) = (tmp_path / "ours").iterdir()
+    (path,) = (tmp_path / "ours").glob("checkpoint-*")
     assert int(path.name.partition("-")[2]) >= 3
 
 
@@ -247,7 +248,7 @@ def test_an_error_in_one_process_ends_all_soon(what: str, launcher: Launcher, tm
     started = time.monotonic()
     first, second = launcher.run(tmp_path / what, ending, what=what, output_dir=tmp_path)
     assert time.monotonic() - started < NO_MORE
-    (path,) = (tmp_path / "ours").iterdir()
+    (path,) = (tmp_path / "ours").glob("checkpoint-*")
     if what == "error":
         assert first == "ZeroDivisionError: mine"
         assert second == "RuntimeError: Process 0 of the training failed: ZeroDivisionError: mine"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from controls import must_fail
 from tiny import style_adapter, tiny_pipeline
 
 from diffusers_esd import Erasure, ESDTrainer, Limits
+from diffusers_esd.training.surroundings import Guard
 
 QUICK: dict[str, Any] = {"num_inference_steps": 5, "iterations": 6, "rank": 2, "learning_rate": 1e-2}
 CONFINED: dict[str, Any] = {"preserve": ("a dog", "a bus"), "limits": Limits(largest_leak=float("inf"), trajectories=8)}
@@ -129,3 +132,127 @@ def test_a_long_prompt_is_named_once_and_the_wall_of_text_kept_back(caplog: pyte
         pipe.encode_prompt(long, "cpu", 1, False)
     with must_fail("the pipeline's own calls log it"):
         assert not [record for record in caplog.records if "truncated" in record.getMessage()]
+
+
+# Callbacks.
+
+
+def set_global_state(pipe: Any) -> None:
+    """Everything that PyTorch offers to change for a whole process or thread."""
+    torch.manual_seed(7)
+    torch.rand(3)
+    torch.set_grad_enabled(False)
+    torch.set_autocast_enabled("cpu", True)
+    torch.set_autocast_dtype("cpu", torch.bfloat16)
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+
+
+def change_adapters(pipe: Any) -> None:
+    style_adapter(pipe, name=f"further-{len(pipe.unet.peft_config)}", scale=3.0)
+    pipe.set_adapters(["style"], [2.0])
+
+
+HOSTILE: dict[str, Callable[[Any], object]] = {
+    "global state": set_global_state,
+    "training mode": lambda pipe: pipe.unet.train(),
+    "no gradient": lambda pipe: pipe.unet.requires_grad_(False),
+    "gradients of all": lambda pipe: pipe.unet.requires_grad_(True),
+    "gradients set to None": lambda pipe: pipe.unet.zero_grad(),
+    "adapters off": lambda pipe: pipe.disable_lora(),
+    "other adapters": change_adapters,
+    "an image": lambda pipe: pipe("a dog", num_inference_steps=2),
+    "inference mode": lambda pipe: torch.inference_mode().__enter__(),
+}
+
+
+def noisy_pipeline() -> Any:
+    """A pipeline with dropout and a LoRA of its user's, so that modes and adapters matter."""
+    pipe = tiny_pipeline()
+    for module in pipe.unet.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    style_adapter(pipe)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> Erasure:
+    return ESDTrainer(noisy_pipeline(), **QUICK, **FREE).erase("a cat", name="ours")
+
+
+@pytest.fixture
+def settings() -> Iterator[None]:
+    """PyTorch's settings as they were, after a callback that has changed them."""
+    autocast = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
+    yield
+    torch.set_default_device(None)
+    torch.set_default_dtype(torch.float32)
+    torch.set_autocast_enabled("cpu", autocast[0])
+    torch.set_autocast_dtype("cpu", autocast[1])
+    torch.set_grad_enabled(True)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.usefixtures("settings")
+def test_a_callback_cannot_change_a_training(name: str, undisturbed: Erasure) -> None:
+    pipe, called = noisy_pipeline(), []
+
+    def callback(progress: Any) -> None:
+        called.append(progress.iteration)
+        HOSTILE[name](pipe)
+
+    found = ESDTrainer(pipe, **QUICK, **FREE).erase("a cat", name="ours", callback=callback)
+    assert called == [1, 2, 3, 4, 5, 6]
+    assert found.provenance.history == undisturbed.provenance.history
+    for key, value in undisturbed.weights.items():
+        assert torch.equal(found.weights[key], value), key
+        assert not found.weights[key].is_inference()
+    assert pipe.get_active_adapters()[:2] == ["style", "ours"]
+    scales = [layer.scaling for layer in pipe.unet.modules() if "style" in getattr(layer, "scaling", ())]
+    assert {scale["style"] for scale in scales} == {0.6}
+
+
+@pytest.mark.parametrize("name", ["training mode", "other adapters"])
+def test_without_the_guard_it_would(name: str, undisturbed: Erasure, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Guard, "__exit__", lambda *_: None)
+    pipe = noisy_pipeline()
+    found = ESDTrainer(pipe, **QUICK, **FREE).erase("a cat", name="ours", callback=lambda _: HOSTILE[name](pipe))
+    with must_fail("nothing is restored"):
+        assert found.provenance.history == undisturbed.provenance.history
+
+
+def change_a_weight(pipe: Any) -> None:
+    with torch.no_grad():
+        pipe.unet.conv_in.weight.add_(1e-3)
+
+
+def replace_a_weight(pipe: Any) -> None:
+    pipe.unet.conv_in.weight.data = pipe.unet.conv_in.weight.data + 1e-3
+
+
+CANNOT_BE_RESTORED: dict[str, tuple[Callable[[Any], object], str]] = {
+    "a weight": (change_a_weight, "has changed or moved the weights of the denoiser. `progress.erasure()` returns"),
+    "another weight": (replace_a_weight, "has changed or moved the weights of the denoiser"),
+    "our adapter": (lambda pipe: pipe.delete_adapters("ours"), "has changed the pipeline. There is no adapter 'ours'"),
+    "fused": (lambda pipe: pipe.fuse_lora(), "has changed the pipeline. The pipeline has a fused LoRA"),
+}
+
+
+@pytest.mark.parametrize("name", CANNOT_BE_RESTORED)
+@pytest.mark.parametrize("also_fails", [False, True])
+def test_what_cannot_be_restored_is_an_error(name: str, also_fails: bool, tmp_path: Path) -> None:
+    hostile, message = CANNOT_BE_RESTORED[name]
+    pipe = noisy_pipeline()
+
+    def callback(progress: Any) -> None:
+        if progress.iteration == 3:
+            hostile(pipe)
+            if also_fails:
+                raise ZeroDivisionError
+
+    trainer = ESDTrainer(pipe, **QUICK, **FREE, output_dir=tmp_path, checkpoint_every=2)
+    with pytest.raises(RuntimeError, match=re.escape(f"The callback {message}")) as caught:
+        trainer.erase("a cat", name="ours", callback=callback)
+    assert [path.name for path in (tmp_path / "ours").glob("checkpoint-*")] == ["checkpoint-2"], "not what it changed"
+    assert "checkpoint-2" in caught.value.__notes__[0]

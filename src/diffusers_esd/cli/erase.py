@@ -9,12 +9,13 @@ from typing import Any
 
 from ..config import ESDConfig
 from ..run import RunConfig
-from .options import add_command, add_fields, add_model, given_fields, load_pipeline
+from .options import add_command, add_fields, add_model, add_output, check_output, given_fields, load_pipeline, save
 
 
 def add_commands(commands: Any) -> None:
     """Add the command."""
-    erase = add_command(commands, "erase", _erase, "train an erasure", output="folder for the erasure")
+    erase = add_command(commands, "erase", _erase, "train an erasure")
+    add_output(erase)
     add_model(erase)
     what = erase.add_mutually_exclusive_group(required=True)
     what.add_argument("concept", nargs="?", help='words of the concept, in quotes if there are several: "Van Gogh"')
@@ -34,11 +35,10 @@ def _erase(options: argparse.Namespace) -> None:
     if options.concepts is not None:
         _erase_each(options, config, run)
         return
-    from ..storage import check_folder
     from ..training.processes import joined
     from ..training.trainer import ESDTrainer
 
-    check_folder(options.output)
+    check_output(options)
     pipe = load_pipeline(options)
     trainer = ESDTrainer(pipe, config, run=run)
     concepts = [options.concept, *options.further]
@@ -59,7 +59,7 @@ def _erase(options: argparse.Namespace) -> None:
 def _save(erasure: Any, pipe: Any, options: argparse.Namespace) -> None:
     from ..summary import outcome
 
-    print(erasure.save_pretrained(options.output))
+    save(erasure, options)
     if text := outcome(erasure.config, erasure.provenance):
         print(text)
     if options.check and erasure.provenance.complete:
@@ -71,6 +71,8 @@ def _erase_each(options: argparse.Namespace, config: ESDConfig, run: RunConfig) 
     """Train an adapter for each concept of a file."""
     if options.further or options.name is not None:
         raise ValueError("--concepts gives each concept an adapter and a name; leave out --concept and --name.")
+    if options.force:
+        raise ValueError("--concepts trains what is missing in --output; delete what is to be replaced, not --force.")
     from ..training.processes import joined
     from ..training.series import check_each, erase_each, read_concepts, table
     from ..training.trainer import ESDTrainer

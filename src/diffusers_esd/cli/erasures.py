@@ -13,10 +13,12 @@ from .options import (
     add_command,
     add_erasures,
     add_model,
+    add_output,
+    check_output,
     load_pipeline,
     load_stored_pipeline,
     read_erasures,
-    save_and_print,
+    save,
 )
 
 _LABELS = {
@@ -41,9 +43,8 @@ def add_commands(commands: Any) -> None:
     text = "write a file for ComfyUI, Forge and A1111; several erasures are merged"
     add_erasures(add_command(commands, "export", _export, text, output="file, .safetensors"))
 
-    imported = add_command(
-        commands, "import", _import, "read an eraser of another tool", output="folder for the erasure"
-    )
+    imported = add_command(commands, "import", _import, "read an eraser of another tool")
+    add_output(imported)
     imported.add_argument("file", type=Path, help="its .safetensors file")
     add_model(imported)
     imported.add_argument("--concept", required=True, help="what it erases")
@@ -95,9 +96,10 @@ def _export(options: argparse.Namespace) -> None:
 def _import(options: argparse.Namespace) -> None:
     from ..exchange import import_erasure
 
+    check_output(options)
     pipe = load_stored_pipeline(options)
     erasure = import_erasure(options.file, pipe, concept=options.concept, name=options.name, rank=options.rank)
-    save_and_print(erasure, options.output)
+    save(erasure, options)
 
 
 def _push(options: argparse.Namespace) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -106,7 +108,7 @@ def add_fields(group: Any, kind: type) -> None:
     for field in fields(kind):
         allowed = get_args(types[field.name]) or (types[field.name],)
         options: dict[str, Any] = {"help": " ".join(described[field.name].split()).replace("%", "%%")}
-        if field.name in ("anchor", "preserve", "synonyms"):
+        if field.name in ("anchor", "preserve", "synonyms", "sample_prompts"):
             options |= {"nargs": "*", "metavar": "PROMPT"}
         elif allowed == (bool,):
             options["action"] = argparse.BooleanOptionalAction
@@ -127,8 +129,51 @@ def given_fields(options: argparse.Namespace, kind: type) -> dict[str, Any]:
     return values
 
 
-def save_and_print(erasure: Any, folder: Path) -> None:
-    """Save an erasure; print its folder and, if its rank was lowered, the error."""
+def add_output(parser: Any) -> None:
+    """Add the folder of an erasure, for `check_output` and `save`."""
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the erasure")
+    parser.add_argument("--force", action="store_true", help="replace a finished erasure in this folder")
+
+
+def check_output(options: argparse.Namespace) -> None:
+    """Refuse a folder for an erasure, before anything is loaded.
+
+    Raises:
+        FileExistsError: If it contains something else, or a finished erasure, and `--force` is not given.
+    """
+    from ..storage import check_folder, is_finished
+
+    check_folder(options.output)
+    if is_finished(options.output) and not options.force:
+        raise FileExistsError(
+            f"{options.output} contains a finished erasure: give another folder, or --force to replace it."
+        )
+
+
+def save(erasure: Any, options: argparse.Namespace) -> None:
+    """Save an erasure; print its folder and, if its rank was lowered, the error.
+
+    An interrupted training does not replace a finished erasure: it is saved beside it.
+    """
+    from ..storage import is_finished
+
+    folder = options.output
+    if not erasure.provenance.complete and is_finished(folder):
+        folder = _free_beside(folder)
+        print(f"interrupted: {options.output} keeps its finished erasure, this one is saved beside it")
     print(erasure.save_pretrained(folder))
     if erasure.provenance.rank_error:
         print(f"relative error of rank {erasure.rank}: {erasure.provenance.rank_error:.2%}")
+
+
+def _free_beside(folder: Path) -> Path:
+    """The first of `folder-interrupted`, `folder-interrupted-2` and so on that an interrupted erasure may replace."""
+    from ..storage import check_folder, is_finished
+
+    for number in itertools.count(1):
+        other = folder.with_name(f"{folder.name}-interrupted" + ("" if number == 1 else f"-{number}"))
+        with suppress(FileExistsError):
+            check_folder(other)
+            if not is_finished(other):
+                break
+    return other

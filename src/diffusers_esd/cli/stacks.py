@@ -9,10 +9,12 @@ from .options import (
     add_command,
     add_erasures,
     add_model,
+    add_output,
+    check_output,
     load_pipeline,
     load_stored_pipeline,
     read_erasures,
-    save_and_print,
+    save,
     with_scale,
 )
 
@@ -25,14 +27,16 @@ def add_commands(commands: Any) -> None:
     add_erasures(calibrate)
 
     text = "train several erasures on, as one"
-    refine = add_command(commands, "refine", _refine, text, output="folder for the erasure")
+    refine = add_command(commands, "refine", _refine, text)
+    add_output(refine)
     add_model(refine)
     add_erasures(refine)
     refine.add_argument("--iterations", type=int, default=200, help="optimiser updates; 200 by default")
     refine.add_argument("--rank", type=int, help="rank of the result; the sum of their ranks by default")
     refine.add_argument("--name", help="name of the result")
 
-    merge = add_command(commands, "merge", _merge, "make one erasure of several", output="folder for the erasure")
+    merge = add_command(commands, "merge", _merge, "make one erasure of several")
+    add_output(merge)
     add_erasures(merge)
     merge.add_argument("--rank", type=int, help="the best approximation of this rank; exact by default")
     merge.add_argument("--name", help="name of the result")
@@ -60,12 +64,11 @@ def _calibrate(options: argparse.Namespace) -> None:
 
 def _refine(options: argparse.Namespace) -> None:
     from ..stacks.refine import refine
-    from ..storage import check_folder
 
-    check_folder(options.output)
+    check_output(options)
     erasures, fields = read_erasures(options.erasures), {"rank": options.rank, "name": options.name}
     erasure = refine(load_pipeline(options), erasures, iterations=options.iterations, **fields)
-    save_and_print(erasure, options.output)
+    save(erasure, options)
     if not erasure.provenance.complete:
         raise KeyboardInterrupt
 
@@ -73,7 +76,8 @@ def _refine(options: argparse.Namespace) -> None:
 def _merge(options: argparse.Namespace) -> None:
     from ..stacks.merge import merge
 
-    save_and_print(merge(read_erasures(options.erasures), rank=options.rank, name=options.name), options.output)
+    check_output(options)
+    save(merge(read_erasures(options.erasures), rank=options.rank, name=options.name), options)
 
 
 def _bake(options: argparse.Namespace) -> None:

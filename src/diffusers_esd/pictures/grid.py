@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -42,3 +43,25 @@ def grid(rows: Sequence[tuple[str, Sequence[Image.Image]]], columns: Sequence[st
             tile = image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
             whole.paste(tile, (margin_x + j * step, y))
     return whole
+
+
+def beside(
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    base: Sequence[Sequence[Image.Image]],
+    erased: Sequence[Sequence[Image.Image]],
+    label: str,
+    side: int,
+) -> Image.Image:
+    """A grid with a row for each prompt, and for each seed the images of two models beside each other.
+
+    Args:
+        prompts: The prompts, labels of the rows.
+        seeds: The seeds.
+        base: Images of the base model by prompt and seed.
+        erased: Those of the other model.
+        label: What the other model is called.
+        side: Width and height of an image in the grid, in pixels.
+    """
+    rows = [(prompt, list(chain(*zip(base[i], erased[i], strict=True)))) for i, prompt in enumerate(prompts)]
+    return grid(rows, [f"{model}, seed {seed}" for seed in seeds for model in ("base", label)], side)

@@ -103,6 +103,7 @@ def refine(
         check_name(denoiser, name)
         with trainable(family, _loaded(denoiser, family.component, parts)), adapter.as_found(denoiser):
             warn_of_long(family, given_prompts(config, concepts))
+            origin = merged.provenance
             task = Task(
                 family=family,
                 config=config,
@@ -113,12 +114,10 @@ def refine(
                 prompts=Prompts(concepts, ()),
                 encoded=Encoded(family),
                 start=start,
+                origin={"origin": "refined", "parts": origin.parts, "rank_error": origin.rank_error},
                 processes=processes,
             )
-            refined = begin(task, callback)
-    origin = merged.provenance
-    provenance = replace(refined.provenance, origin="refined", parts=origin.parts, rank_error=origin.rank_error)
-    return replace(refined, provenance=provenance)
+            return begin(task, callback)
 
 
 def balanced(layers: Layers, parts: Sequence[Layers]) -> dict[str, tuple[Tensor, Tensor]]:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..denoiser import Denoiser, base_layer, evaluation
+from ..denoiser import Denoiser, base_layer
 from ..families import Family
+from ..modes import evaluation
 from ..streams import stream
 
 Observer = Callable[[str, Tensor], None]

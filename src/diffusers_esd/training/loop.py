@@ -8,21 +8,24 @@ Checkpoints are written between two iterations: an iteration that fails has chan
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from torch import nn
 
 from ..config import ESDConfig
+from ..erasure import Erasure
 from .anchors import Anchors
 from .checkpoint import Checkpoints
 from .interruption import Interruption
 from .iteration import Iteration
+from .monitor import Monitor
 from .networks import Networks
 from .progress import Callback, Progress
 from .prompts import Prompts
 from .state import new_state
+from .surroundings import DisturbedError, Guard, own_settings
 
 _MEASURE_EVERY = 4  # iterations between two measurements of resting concepts
 _MEASUREMENTS = 8  # in so many, each of them is measured once
@@ -38,6 +41,7 @@ class Training:
         prompts: The prompts.
         anchors: The anchor of each concept.
         checkpoints: Writes checkpoints, and knows the one to go on from.
+        monitor: Writes what people look at while it runs.
 
     Attributes:
         state: What the iterations change.
@@ -52,6 +56,7 @@ class Training:
         prompts: Prompts,
         anchors: Anchors,
         checkpoints: Checkpoints,
+        monitor: Monitor,
     ) -> None:
         self.config, self.networks, self.prompts, self.anchors = config, networks, prompts, anchors
         saved = None if checkpoints.resumed is None else checkpoints.resumed.training
@@ -59,24 +64,27 @@ class Training:
         if saved is not None:
             networks.evaluations.update(saved["evaluations"])
         self.complete = False
-        self._checkpoints, self._is_whole, self._processes = checkpoints, True, networks.processes
+        self._checkpoints, self._monitor, self._is_whole = checkpoints, monitor, True
+        self._processes = networks.processes
         self._iteration = Iteration(config, anchors.prompts, networks, self.state)
 
     def state_dict(self) -> dict[str, Any]:
         """What iterations change. The tensors are not copied."""
         return {"state": self.state.state_dict(), "evaluations": self.networks.evaluations}
 
-    def run(self, callback: Callback | None) -> None:
+    def run(self, callback: Callback | None, erasure: Callable[[], Erasure]) -> None:
         """Iterate to the end. An error says where the last checkpoint is.
 
         Args:
             callback: Called after every iteration.
+            erasure: Makes the erasure at this moment, for a callback.
         """
         with Interruption() as interruption:
             try:
                 self._save()  # what was prepared took time
-                self._iterate(callback, interruption)
+                self._iterate(callback, erasure, interruption)
                 self._save()
+                self._monitor.end(complete=self.complete)
             except BaseException as error:
                 if self._is_whole:
                     self._save()
@@ -88,47 +96,76 @@ class Training:
             # Until the main process has saved: a launcher kills it when another has ended by SIGTERM.
             self._processes.agree(lambda: 0)
 
-    def _iterate(self, callback: Callback | None, interruption: Interruption) -> None:
-        state = self.state
-        with self.networks.schedule.family.pipe.progress_bar(total=self.config.iterations) as bar:
+    def _iterate(self, callback: Callback | None, erasure: Callable[[], Erasure], interruption: Interruption) -> None:
+        state, family = self.state, self.networks.schedule.family
+        guard = Guard(family.denoiser)
+        with family.pipe.progress_bar(total=self.config.iterations) as bar:
             bar.update(len(state.history))
             level = self._processes.agree(lambda: interruption.level)
             while self._has_work() and not level:
                 progress = self.iterate()
                 bar.set_postfix(loss=f"{progress.loss:.4f}", alignment=f"{progress.smoothed_alignment:.2f}")
                 bar.update()
-                level = self._processes.agree(partial(self._after, progress, callback, interruption))
+                after = partial(self._after, progress, callback, erasure, guard, interruption)
+                level = self._processes.agree(after)
             interruption.heed(level)
         self.complete = not self._has_work()
 
-    def _after(self, progress: Progress, callback: Callback | None, interruption: Interruption) -> int:
-        """What the main process does between two iterations. Returns above 0 if the training must end."""
+    def _after(
+        self,
+        progress: Progress,
+        callback: Callback | None,
+        erasure: Callable[[], Erasure],
+        guard: Guard,
+        interruption: Interruption,
+    ) -> int:
+        """What happens between two iterations. Returns above 0 if the training must end."""
         try:
-            stop = callback is not None and callback(progress) == "stop"
+            stop = self._report(progress, callback, erasure, guard)
         except BaseException:
-            self._save()  # before other processes end because of this error
+            if self._is_whole:
+                self._save()  # before other processes end because of this error
             raise
         if self._checkpoints.is_due(progress.iteration):
             self._save()
         return max(int(stop), interruption.level)
 
+    def _report(
+        self, progress: Progress, callback: Callback | None, erasure: Callable[[], Erasure], guard: Guard
+    ) -> bool:
+        """Log, draw and call the callback, none of which changes the training. Returns whether to stop."""
+        if callback is None and not self._monitor.reports:
+            return False  # the guard takes a few milliseconds
+        try:
+            with guard, progress.current(erasure):
+                self._monitor.report(progress)
+                return callback is not None and callback(progress) == "stop"
+        except DisturbedError:
+            self._is_whole = False
+            raise
+
     def _has_work(self) -> bool:
         return len(self.state.history) < self.config.iterations and self.state.erase.has_work()
 
     def _save(self) -> None:
+        self._monitor.sync()
         self._checkpoints.save(len(self.state.history), self.state_dict())
 
     def iterate(self) -> Progress:
         """One optimiser update. Then concepts that are done rest, and those whose alignment has risen wake."""
         state = self.state
+        learning_rate = state.lr_scheduler.get_last_lr()[0]
         self._is_whole = False
-        self._iteration.update()
-        self._settle()
-        self._is_whole = True
+        with own_settings(self.networks.schedule.family.device):
+            self._iteration.update()
+            self._settle()
         smoothed = state.alignments.mean()
         assert smoothed is not None
         loss, alignment = state.history[-1]
-        return Progress(len(state.history), loss, alignment, smoothed, state.alignments.values())
+        progress = Progress(len(state.history), loss, alignment, smoothed, state.alignments.values(), learning_rate)
+        self._monitor.record(progress)  # a checkpoint's iterations are all in the history
+        self._is_whole = True
+        return progress
 
     def _settle(self) -> None:
         """Let concepts rest or wake. Every few iterations, some of the resting ones are measured."""

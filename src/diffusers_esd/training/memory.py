@@ -29,6 +29,16 @@ def offloaded(family: Family, run: RunConfig) -> Iterator[None]:
 
 
 @contextmanager
+def onloaded(family: Family, run: RunConfig) -> Iterator[None]:
+    """With `offload`, the pipeline's other models on its device inside, where `offloaded` has moved them to the CPU."""
+    others = _movable(family) if run.offload else []
+    with offload_models(*others, device=family.device, offload=bool(others)):
+        yield
+    if others:
+        free_memory()
+
+
+@contextmanager
 def checkpointed(family: Family, run: RunConfig) -> Iterator[None]:
     """With `gradient_checkpointing`, activations computed again in the backward pass."""
     denoiser: Any = family.denoiser

@@ -6,9 +6,12 @@ Smoothed alignment is a ratio of two moving averages, `average(<e_student - e_nu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from ..erasure import Erasure
 
 _SMOOTHING = 0.95  # of the averages, per visit of a concept
 _LEAST_VISITS = 20  # before a concept can be done
@@ -24,6 +27,7 @@ class Progress:
         alignment: Alignment of its states: 1 is intact, 0 the unconditional prediction, `-eta` the target.
         smoothed_alignment: Mean of the concepts' smoothed alignments.
         alignments: Smoothed alignment by prompt of the student, for the prompts that were drawn so far.
+        learning_rate: Learning rate of the iteration.
     """
 
     iteration: int
@@ -31,6 +35,37 @@ class Progress:
     alignment: float
     smoothed_alignment: float
     alignments: Mapping[str, float]
+    learning_rate: float
+
+    # Not a field: it is not part of the value, and must not keep the training in memory.
+    _make: ClassVar[Any] = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What makes the erasure cannot be pickled or copied.
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def erasure(self) -> Erasure:
+        """The erasure at this moment: a copy of its weights, on the CPU; `provenance.complete` is false.
+
+        Nothing is copied if this is not called.
+
+        Raises:
+            RuntimeError: After the callback, when there are other weights.
+        """
+        if self._make is None:
+            raise RuntimeError(
+                "`progress.erasure()` is the erasure at this moment; call it in the callback, and keep the result."
+            )
+        return self._make()
+
+    @contextmanager
+    def current(self, make: Callable[[], Erasure]) -> Iterator[None]:
+        """Inside, `erasure` returns what `make` makes."""
+        object.__setattr__(self, "_make", make)
+        try:
+            yield
+        finally:
+            object.__delattr__(self, "_make")
 
 
 Callback = Callable[[Progress], object]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..config import ESDConfig
 from ..families import Family
@@ -31,6 +33,7 @@ class Task:
         beside: Names of the adapters that are switched off.
         start: A and B of each layer to start from. A stays fixed then, and there is no null space. `None` starts with
             B = 0.
+        origin: Fields of the provenance that say what `start` is; empty without one.
         processes: Those that train it.
     """
 
@@ -44,6 +47,7 @@ class Task:
     encoded: Encoded
     beside: tuple[str, ...] = ()
     start: Layers | None = None
+    origin: Mapping[str, Any] = field(default_factory=dict)
     processes: Processes = field(default_factory=Processes)
 
     @property

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from ..adapter import Adapter, read_weights
 from ..arguments import warn_user
 from ..denoiser import active_scales
 from ..erasure import Erasure
+from ..groups import Selection
 from ..summary import is_intact, outcome
 from .anchors import AnchorFinder
 from .checkpoint import Checkpoint, Checkpoints, Prepared
@@ -24,11 +26,13 @@ from .graphs import Graphs, obstacle
 from .inputs import uncompiled
 from .loop import Training
 from .memory import checkpointed, offloaded, with_memory_advice
+from .monitor import Monitor
 from .networks import Networks
-from .null_space import NullSpaceFinder
+from .null_space import NullSpace, NullSpaceFinder
 from .plan import Plan, make_plan
 from .progress import Callback
 from .record import record
+from .surroundings import own_settings
 from .task import Task
 
 
@@ -43,7 +47,11 @@ def train(task: Task, callback: Callback | None, checkpoint: Checkpoint | None =
     started = time.monotonic() - (0.0 if checkpoint is None else checkpoint.seconds)
     config, family, prompts, processes = task.config, task.family, task.prompts, task.processes
     active = active_scales(family.denoiser)
-    with with_memory_advice(family, config, task.run), _prepared(task, checkpoint) as prepared:
+    with (
+        with_memory_advice(family, config, task.run),
+        Monitor(task, checkpoint, started, writes=processes.is_main) as monitor,
+        _prepared(task, checkpoint) as prepared,
+    ):
         checkpoints = Checkpoints(task, prepared, checkpoint, started)
         with _attached(task, prepared.fixed_a) as adapter:
             with adapter.training(), checkpointed(family, task.run):
@@ -51,19 +59,48 @@ def train(task: Task, callback: Callback | None, checkpoint: Checkpoint | None =
                 graphs = Graphs(family.device, adapter.parameters, obstacle(family, task.run))
                 networks = Networks(schedule, adapter, task.encoded, graphs, processes)
                 joint = processes.joint(config)
-                training = Training(joint, networks, adapter.parameters, prompts, prepared.anchors, checkpoints)
-                training.run(callback if processes.is_main else None)
+                training = Training(
+                    joint, networks, adapter.parameters, prompts, prepared.anchors, checkpoints, monitor
+                )
+                erasure = partial(_erasure, task, training, adapter.selection, prepared.space, active, started)
+                training.run(callback if processes.is_main else None, erasure)
             adapter.fold_scale()
-            provenance = replace(
-                record(family, task.limits, training, adapter.selection, task.selection, prepared.space),
-                active=active,
-                beside=task.beside,
-                seconds=round(time.monotonic() - started, 2),
-            )
-            provenance = processes.from_main(lambda: provenance)
-            if provenance.complete and is_intact(config, provenance):
-                warn_user(f"Nothing was erased. {outcome(config, provenance)}.")
-            return Erasure(task.name, read_weights(family.denoiser, task.name, family.component), config, provenance)
+            result = erasure()
+            result = replace(result, provenance=processes.from_main(lambda: result.provenance))
+            if result.provenance.complete and is_intact(config, result.provenance):
+                warn_user(f"Nothing was erased. {outcome(config, result.provenance)}.")
+            return result
+
+
+def _erasure(
+    task: Task,
+    training: Training,
+    trained: Selection,
+    space: NullSpace | None,
+    active: Mapping[str, float],
+    started: float,
+) -> Erasure:
+    """The erasure at this moment.
+
+    Args:
+        task: What is trained.
+        training: Its iterations so far.
+        trained: The layers that carry the adapter.
+        space: The null space, if there is one.
+        active: Scales of the other active adapters.
+        started: `time.monotonic()` at the start.
+    """
+    family = task.family
+    with own_settings(family.device):  # a callback may have changed them
+        provenance = replace(
+            record(family, task.limits, training, trained, task.selection, space),
+            active=dict(active),
+            beside=task.beside,
+            seconds=round(time.monotonic() - started, 2),
+            **task.origin,
+        )
+        weights = read_weights(family.denoiser, task.name, family.component)
+    return Erasure(task.name, weights, task.config, provenance)
 
 
 @contextmanager

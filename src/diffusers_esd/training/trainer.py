@@ -26,8 +26,10 @@ from .plan import Plan
 from .processes import joined
 from .progress import Callback
 from .prompts import Prompts, check_concepts, given_prompts
+from .samples import check_samples
 from .surroundings import own_settings, silent, trainable
 from .task import Task
+from .tracking import check_tracker
 from .train import plan
 
 
@@ -45,7 +47,7 @@ class ESDTrainer:
     Raises:
         TypeError: If the kind of pipeline is unknown, or a field is unknown.
         ValueError: If the pipeline or the configuration cannot be trained; the message says what to do.
-        ImportError: If the optimiser's package is missing.
+        ImportError: If the package of the optimiser or of the tracker is missing.
     """
 
     def __init__(
@@ -70,6 +72,9 @@ class ESDTrainer:
             raise ValueError(
                 f"A {type(self.family.denoiser).__name__} does not support `gradient_checkpointing`; set it to False."
             )
+        check_samples(self.family, self.run)
+        if self.run.report_to is not None:
+            check_tracker(self.run.report_to)
         self._shape = self.family.latent_shape(self.config.size)
         # For their errors only; what is trained may have changed until `erase` is called.
         self.selection()
@@ -130,7 +135,8 @@ class ESDTrainer:
                 of `resume` is damaged or of another training.
             FileNotFoundError: If `resume` is not a checkpoint.
             FileExistsError: If `output_dir` has checkpoints of this name, and `resume` does not go on from them.
-            RuntimeError: If another process of a launcher fails.
+            RuntimeError: If another process of a launcher fails, or the callback changes the denoiser in a way that
+                cannot be restored.
 
         Warns:
             UserWarning: If the iterations are too few for so many concepts.
