@@ -15,6 +15,8 @@ from controls import must_fail
 from tiny import style_adapter, tiny_pipeline
 
 from diffusers_esd import Erasure, ESDTrainer, Limits
+from diffusers_esd.families import family_for
+from diffusers_esd.training.surroundings import silent
 
 QUICK: dict[str, Any] = {"num_inference_steps": 5, "iterations": 6, "rank": 2, "learning_rate": 1e-2}
 CONFINED: dict[str, Any] = {"preserve": ("a dog", "a bus"), "limits": Limits(largest_leak=float("inf"), trajectories=8)}
@@ -129,3 +131,17 @@ def test_a_long_prompt_is_named_once_and_the_wall_of_text_kept_back(caplog: pyte
         pipe.encode_prompt(long, "cpu", 1, False)
     with must_fail("the pipeline's own calls log it"):
         assert not [record for record in caplog.records if "truncated" in record.getMessage()]
+
+
+def test_one_process_of_several_is_silent_and_then_as_before() -> None:
+    pipe = tiny_pipeline()
+    pipe.set_progress_bar_config(desc="mine")
+    family = family_for(pipe)
+    for enabled in (True, False):
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            with silent(family, enabled=enabled):
+                warnings.warn("a warning", UserWarning, stacklevel=1)
+                assert pipe.progress_bar(total=1).disable is enabled
+            assert len(found) == (not enabled)
+        assert pipe.progress_bar(total=1).desc == "mine"

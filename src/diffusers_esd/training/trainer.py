@@ -121,8 +121,8 @@ class ESDTrainer:
 
         Returns:
             The erasure; of several processes, each gets the same. After Ctrl-C it is the state at the end of that
-                iteration, and `provenance.complete` is false;
-                a second Ctrl-C does not wait for the end. With `dry_run`, the plan.
+                iteration, and `provenance.complete` is false; a second Ctrl-C does not wait for the end. With
+                `dry_run`, the plan.
 
         Raises:
             TypeError: If a concept is not a string.
