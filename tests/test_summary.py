@@ -34,6 +34,7 @@ def test_the_rows_of_a_training(erasure: Erasure) -> None:
         active={"style": 0.6},
         beside=("no-bus",),
         complete=False,
+        processes=2,
         rank_error=0.25,
     )
     expected = {
@@ -44,7 +45,7 @@ def test_the_rows_of_a_training(erasure: Erasure) -> None:
         "negative guidance": "eta = 1",
         "preserved": "50 of 27,101 words that the text encoder knows (500 prompts, 400 of them for the null space, 100 "
         "of them in the loss)",
-        "training": "8 iterations of 1, 1 s, learning rate 0.0001; interrupted",
+        "training": "8 iterations of 1 in each of 2 processes, 1 s, learning rate 0.0001; interrupted",
         "trained on top of": "style x 0.6",
         "switched off while training": "no-bus",
         "alignment": "-0.50 (1: intact, 0: as without the concept's words, -1: target); a cat -0.40, a dog -0.60",

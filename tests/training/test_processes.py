@@ -19,7 +19,8 @@ from made import is_equal, with_provenance
 from tiny import tiny_pipeline
 
 from diffusers_esd import Erasure, ESDTrainer, Limits, Progress, refine
-from diffusers_esd.training.processes import Processes, is_launched, own_device
+from diffusers_esd.training.launch import joined
+from diffusers_esd.training.processes import Processes
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*which hardly trains them")
 
@@ -142,14 +143,15 @@ def refined(parts: list[Erasure], batch_size: int) -> Erasure:
 
 
 def test_a_plan_counts_the_evaluations_of_all_processes(launcher: Launcher, tmp_path: Path) -> None:
-    plans = launcher.run(tmp_path / "plan", planned)
+    plan, _ = launcher.run(tmp_path / "plan", planned)
     facts = launcher.run(tmp_path, train, iterations=20)[0].provenance
-    assert plans[0] == plans[1]
-    assert plans[0].evaluations["grad"] == facts.evaluations["grad"] == 40
-    assert plans[0].evaluations["no_grad"] == pytest.approx(facts.evaluations["no_grad"], rel=0.1)
+    assert plan.evaluations["grad"] == facts.evaluations["grad"] == 40
+    assert plan.evaluations["no_grad"] == pytest.approx(facts.evaluations["no_grad"], rel=0.1)
 
 
 def planned() -> Any:
+    """A plan, which does not wait for other processes."""
+    time.sleep(rank())
     return ESDTrainer(tiny_pipeline(), **{**PLAIN, "iterations": 20}).erase(["a cat", "a dog"], dry_run=True)
 
 
@@ -340,19 +342,6 @@ def test_results_of_all_are_gathered(dtype: torch.dtype, launcher: Launcher, tmp
 
 
 def gathered(values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    from diffusers_esd.training.processes import joined
-
-    with joined(torch.device("cpu")) as processes:
-        own = values[processes.rows(len(values))]
-        return processes.gather(len(values), own, own.float().mean())
-
-
-def test_without_a_launcher_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not is_launched()
-    assert own_device("cuda") == "cuda"
-    for name, value in (("RANK", "0"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "1")):
-        monkeypatch.setenv(name, value)
-    assert not is_launched()
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert is_launched()
-    assert (own_device("cuda"), own_device("cuda:3"), own_device("cpu")) == ("cuda:1", "cuda:3", "cpu")
+    processes = joined(torch.device("cpu"))
+    own = values[processes.rows(len(values))]
+    return processes.gather(len(values), own, own.float().mean())

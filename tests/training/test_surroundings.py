@@ -17,7 +17,8 @@ from controls import must_fail
 from tiny import style_adapter, tiny_pipeline
 
 from diffusers_esd import Erasure, ESDTrainer, Limits
-from diffusers_esd.training.surroundings import Guard
+from diffusers_esd.families import family_for
+from diffusers_esd.training.surroundings import Guard, silent
 
 QUICK: dict[str, Any] = {"num_inference_steps": 5, "iterations": 6, "rank": 2, "learning_rate": 1e-2}
 CONFINED: dict[str, Any] = {"preserve": ("a dog", "a bus"), "limits": Limits(largest_leak=float("inf"), trajectories=8)}
@@ -256,3 +257,17 @@ def test_what_cannot_be_restored_is_an_error(name: str, also_fails: bool, tmp_pa
         trainer.erase("a cat", name="ours", callback=callback)
     assert [path.name for path in (tmp_path / "ours").glob("checkpoint-*")] == ["checkpoint-2"], "not what it changed"
     assert "checkpoint-2" in caught.value.__notes__[0]
+
+
+def test_one_process_of_several_is_silent_and_then_as_before() -> None:
+    pipe = tiny_pipeline()
+    pipe.set_progress_bar_config(desc="mine")
+    family = family_for(pipe)
+    for enabled in (True, False):
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            with silent(family, enabled=enabled):
+                warnings.warn("a warning", UserWarning, stacklevel=1)
+                assert pipe.progress_bar(total=1).disable is enabled
+            assert len(found) == (not enabled)
+        assert pipe.progress_bar(total=1).desc == "mine"

@@ -35,23 +35,23 @@ def _erase(options: argparse.Namespace) -> None:
     if options.concepts is not None:
         _erase_each(options, config, run)
         return
-    from ..training.processes import joined
+    from ..training.launch import joined
     from ..training.trainer import ESDTrainer
 
     check_output(options)
     pipe = load_pipeline(options)
     trainer = ESDTrainer(pipe, config, run=run)
     concepts = [options.concept, *options.further]
-    with joined(pipe.device) as processes:
-        if options.dry_run:
-            plan = trainer.erase(concepts, name=options.name, dry_run=True)
-            processes.from_main(lambda: print(plan))
-            return
-        layers, quoted = len(trainer.selection().names), ", ".join(map(repr, concepts))
-        text = f"erasing {quoted}: {config.group}, up to {layers} layers, {config.iterations} iterations"
-        processes.from_main(lambda: print(text, flush=True))
-        erasure = trainer.erase(concepts, name=options.name)
-        processes.from_main(lambda: _save(erasure, pipe, options))
+    processes = joined(pipe.device)
+    if options.dry_run:
+        plan = trainer.erase(concepts, name=options.name, dry_run=True)
+        processes.from_main(lambda: print(plan))
+        return
+    layers, quoted = len(trainer.selection().names), ", ".join(map(repr, concepts))
+    text = f"erasing {quoted}: {config.group}, up to {layers} layers, {config.iterations} iterations"
+    processes.from_main(lambda: print(text, flush=True))
+    erasure = trainer.erase(concepts, name=options.name)
+    processes.from_main(lambda: _save(erasure, pipe, options))
     if not erasure.provenance.complete:
         raise KeyboardInterrupt
 
@@ -73,22 +73,22 @@ def _erase_each(options: argparse.Namespace, config: ESDConfig, run: RunConfig) 
         raise ValueError("--concepts gives each concept an adapter and a name; leave out --concept and --name.")
     if options.force:
         raise ValueError("--concepts trains what is missing in --output; delete what is to be replaced, not --force.")
-    from ..training.processes import joined
+    from ..training.launch import joined
     from ..training.series import check_each, erase_each, read_concepts, table
     from ..training.trainer import ESDTrainer
 
     concepts = read_concepts(options.concepts)
     there = check_each(concepts, options.output, config, run)
     pipe = load_pipeline(options)
-    with joined(pipe.device) as processes:
-        if options.dry_run:
-            trainer = ESDTrainer(pipe, config, run=replace(run, data_parallel=False))
-            if processes.is_main:
-                for concept in concepts:
-                    print(f"{concept}: is there already" if concept in there else trainer.erase(concept, dry_run=True))
-            return
-        outcomes = erase_each(pipe, concepts, options.output, config, run=run, check=options.check, report=_report)
-        processes.from_main(lambda: print(table(outcomes), flush=True))
+    processes = joined(pipe.device)
+    if options.dry_run:
+        trainer = ESDTrainer(pipe, config, run=replace(run, data_parallel=False))
+        if processes.is_main:
+            for concept in concepts:
+                print(f"{concept}: is there already" if concept in there else trainer.erase(concept, dry_run=True))
+        return
+    outcomes = erase_each(pipe, concepts, options.output, config, run=run, check=options.check, report=_report)
+    processes.from_main(lambda: print(table(outcomes), flush=True))
     statuses = [outcome.status for outcome in outcomes]
     if "interrupted" in statuses:
         raise KeyboardInterrupt

@@ -51,7 +51,7 @@ def load_pipeline(options: argparse.Namespace) -> Any:
     import torch
     from diffusers import DiffusionPipeline
 
-    from ..training.processes import own_device
+    from ..training.launch import own_device
 
     best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     device = own_device(options.device or best)

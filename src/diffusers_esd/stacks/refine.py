@@ -27,7 +27,7 @@ from ..names import default_name
 from ..run import RunConfig
 from ..training.begin import begin
 from ..training.encoding import Encoded, warn_of_long
-from ..training.processes import joined
+from ..training.launch import joined
 from ..training.progress import Callback
 from ..training.prompts import Prompts, check_concepts, given_prompts
 from ..training.surroundings import silent, trainable
@@ -96,8 +96,8 @@ def refine(
     merged = merge(dict(parts), rank=rank)
     start = balanced(merged.layers(), [erasure.layers() for erasure, _ in parts])
     config = replace(config, rank=merged.rank)
-    parallel = joined(family.device, enabled=trainer.run.data_parallel)
-    with parallel as processes, silent(family, enabled=not processes.is_main):
+    processes = joined(family.device, enabled=trainer.run.data_parallel)
+    with silent(family, enabled=not processes.is_main):
         concepts = check_concepts(_anchors(parts), processes.joint(config))
         name = name if name is not None else default_name(concepts)
         check_name(denoiser, name)

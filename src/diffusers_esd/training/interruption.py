@@ -29,9 +29,9 @@ class Interruption:
         return 2 if self._terminated else int(self.requested)
 
     def heed(self, level: int) -> None:
-        """End as another process of the training does, which has this level."""
-        self.requested |= level > 0
-        self._terminated |= level > 1 and signal.SIGTERM in self._before
+        """End by SIGTERM, if another process of the training does, whose level is 2."""
+        if level == 2 and signal.SIGTERM in self._before:
+            self.requested = self._terminated = True
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():

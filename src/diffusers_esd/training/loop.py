@@ -88,9 +88,8 @@ class Training:
             except BaseException as error:
                 if self._is_whole:
                     self._save()
-                # Without the others, half an iteration cannot become an erasure.
-                is_alone = self._is_whole or self._processes.number == 1
-                if not (isinstance(error, KeyboardInterrupt) and is_alone):
+                # Of several processes, one that does not end with the others cannot have their erasure.
+                if not (isinstance(error, KeyboardInterrupt) and self._processes.number == 1):
                     self._checkpoints.explain(error)
                     raise
             # Until the main process has saved: a launcher kills it when another has ended by SIGTERM.

@@ -1,21 +1,18 @@
-"""Processes that train one erasure together. `accelerate launch`, `torchrun` and `notebook_launcher` start them.
+"""`Processes`: they train one erasure together.
 
 A batch is cut into one part per process. Each process evaluates its part, and then all get the results of all parts.
 Gradients are averaged before an update. Everything else, such as the trajectories, the alignments and the optimiser, is
 the same in every process, because it follows from the same numbers. So two processes of batch 1 train as one process of
 batch 2. Process 0, the main one, calls the callback, warns and writes files.
 
-A process that was not started by a launcher is alone, and nothing here does anything.
+A process that was not started by a launcher is alone, and nothing here does anything. `launch` finds and connects them.
 """
 
 from __future__ import annotations
 
 import io
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -25,10 +22,7 @@ from ..config import ESDConfig
 
 T = TypeVar("T")
 
-_groups: dict[Any, Any] = {}  # by PyTorch's default group, the connection for messages on the CPU
-
 _FAILED = 2**30  # a decision that is larger than all others
-_TIMEOUT = timedelta(days=30)  # a process may wait for one that trains; if that one ends, it gets an error at once
 _OTHERS = (
     "Processes of one launcher train one erasure together. To train another in each process, give data_parallel=False."
 )
@@ -140,24 +134,25 @@ class Processes:
         return value
 
     def agree(self, decide: Callable[[], int]) -> int:
-        """The largest of the numbers that a function returns in the processes.
+        """The largest of the numbers that a function returns in the processes; of several, Ctrl-C in one is a 1.
 
         Raises:
-            RuntimeError: If it raises an error in another process. Ctrl-C there is not an error but the number 1.
+            RuntimeError: If it raises an error in another process.
         """
         if self.number == 1:
             return decide()
         failure: BaseException | None = None
         try:
             decision = decide()
+        except KeyboardInterrupt:
+            decision = 1
         except BaseException as error:
-            failure, decision = error, 1 if isinstance(error, KeyboardInterrupt) else _FAILED
+            failure, decision = error, _FAILED
         largest = torch.tensor(decision, device="cpu")
         distributed.all_reduce(largest, distributed.ReduceOp.MAX, group=self._group)
         texts: list[Any] = [""] * self.number
         if largest == _FAILED:
-            own = _text(failure) if decision == _FAILED and failure is not None else ""
-            distributed.all_gather_object(texts, own, group=self._group)
+            distributed.all_gather_object(texts, "" if failure is None else _text(failure), group=self._group)
         if failure is not None:
             raise failure
         for rank, text in enumerate(texts):
@@ -193,44 +188,6 @@ class Processes:
             return 0
 
         self.agree(check)
-
-
-def is_launched() -> bool:
-    """Whether a launcher has started several processes, of which this is one."""
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_world_size() > 1
-    return {"RANK", "LOCAL_RANK"} <= os.environ.keys() and int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def own_device(device: str) -> str:
-    """The device of this process: under a launcher, `"cuda"` is the GPU with the number of the process."""
-    return f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and is_launched() else device
-
-
-@contextmanager
-def joined(device: torch.device, *, enabled: bool = True) -> Iterator[Processes]:
-    """The processes that a launcher has started, connected. Without a launcher, this process alone.
-
-    Args:
-        device: Where this process computes.
-        enabled: `False` leaves each process alone.
-    """
-    if not (enabled and is_launched()):
-        yield Processes()
-        return
-    from accelerate import PartialState
-
-    PartialState(cpu=device.type == "cpu")  # connects the processes, if their script has not done so
-    world = distributed.group.WORLD
-    if world not in _groups:
-        _groups[world] = distributed.new_group(backend="gloo", timeout=_TIMEOUT)
-    try:
-        yield Processes(distributed.get_rank(), distributed.get_world_size(), _groups[world])
-    except BaseException:
-        # The others may wait for this process: now they get an error.
-        if world in _groups:
-            distributed.destroy_process_group(_groups.pop(world))
-        raise
 
 
 def _text(error: BaseException) -> str:

@@ -28,7 +28,7 @@ from ..run import LATEST, RunConfig
 from ..storage import check_folder, read_file
 from ..summary import outcome
 from .identity import differences
-from .processes import joined
+from .launch import joined
 from .prompts import check_concepts
 from .trainer import ESDTrainer
 
@@ -180,19 +180,19 @@ def erase_each(
     trainer = ESDTrainer(pipe, config, run=run, family=family, limits=limits, **{**overrides, "data_parallel": False})
     concepts, root = tuple(concepts), Path(folder)
     tell = report or (lambda _: None)
-    with joined(trainer.family.device) as processes:
-        found = processes.from_main(lambda: _found(trainer, concepts, root))
-        waiting = [concept for concept in concepts if concept not in found]
-        own = list(found.values()) if processes.is_main else []
-        for there in own:
-            tell(there)
-        is_ended = False
-        for concept in waiting[processes.rank :: processes.number]:
-            result = _not_started(concept, root) if is_ended else _erased(trainer, concept, root, draw=check)
-            is_ended |= result.status == "interrupted"
-            own.append(result)
-            tell(result)
-        every = {result.concept: result for part in processes.collect(own) for result in part}
+    processes = joined(trainer.family.device)
+    found = processes.from_main(lambda: _found(trainer, concepts, root))
+    waiting = [concept for concept in concepts if concept not in found]
+    own = list(found.values()) if processes.is_main else []
+    for there in own:
+        tell(there)
+    is_ended = False
+    for concept in waiting[processes.rank :: processes.number]:
+        result = _not_started(concept, root) if is_ended else _erased(trainer, concept, root, draw=check)
+        is_ended |= result.status == "interrupted"
+        own.append(result)
+        tell(result)
+    every = {result.concept: result for part in processes.collect(own) for result in part}
     return [every[concept] for concept in concepts]
 
 

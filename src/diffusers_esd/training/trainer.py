@@ -22,8 +22,8 @@ from ..names import default_name
 from ..run import RunConfig
 from .begin import begin, chosen
 from .encoding import Encoded, warn_of_long
+from .launch import joined
 from .plan import Plan
-from .processes import joined
 from .progress import Callback
 from .prompts import Prompts, check_concepts, given_prompts
 from .samples import check_samples
@@ -126,8 +126,8 @@ class ESDTrainer:
 
         Returns:
             The erasure; of several processes, each gets the same. After Ctrl-C it is the state at the end of that
-                iteration, and `provenance.complete` is false;
-                a second Ctrl-C does not wait for the end. With `dry_run`, the plan.
+                iteration, and `provenance.complete` is false; a second Ctrl-C does not wait for the end. With
+                `dry_run`, the plan.
 
         Raises:
             TypeError: If a concept is not a string.
@@ -141,8 +141,8 @@ class ESDTrainer:
         Warns:
             UserWarning: If the iterations are too few for so many concepts.
         """
-        parallel = joined(self.family.device, enabled=self.run.data_parallel)
-        with parallel as processes, silent(self.family, enabled=not processes.is_main):
+        processes = joined(self.family.device, enabled=self.run.data_parallel, connected=not dry_run)
+        with silent(self.family, enabled=not processes.is_main):
             config = processes.joint(self.config)
             concepts = check_concepts(concept, config)
             name = name if name is not None else default_name(concepts)
