@@ -1,19 +1,21 @@
-"""Every Python block of README and docs runs, in order, one namespace a page.
+"""Every Python block of README and docs runs, in order, one namespace a page, and so does the notebook.
 
 A block that needs weights, which tests cannot download, runs with the small model in their place, and a short training.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from functools import partial
 from pathlib import Path
 
+import emoji_sd
 import pytest
 import torch
 from controls import must_fail
 from diffusers import StableDiffusionPipeline
-from emoji_sd import load
+from emoji_sd import load, settings
 
 import diffusers_esd
 from diffusers_esd import Erasure, ESDTrainer, stack
@@ -38,6 +40,26 @@ def run(text: str, name: str, kind: re.Pattern[str] = BLOCK) -> None:
 def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run(page.read_text(encoding="utf-8"), str(page))
+
+
+@pytest.mark.parametrize("iterations", [2, pytest.param(None, marks=pytest.mark.slow)])
+def test_the_notebook_runs(iterations: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    if iterations is not None:
+        monkeypatch.setattr(emoji_sd, "settings", lambda *a, **b: {**settings(*a, **b), "iterations": iterations})
+    notebook = json.loads((ROOT / "examples" / "quickstart.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    namespace: dict[str, object] = {"__name__": "notebook"}
+    for number, cell in enumerate(cells):
+        exec(compile(cell, f"cell {number}", "exec"), namespace)
+    erasure = namespace["erasure"]
+    assert isinstance(erasure, Erasure)
+    assert (tmp_path / "no-mono").is_dir()
+    assert namespace["both"].get_active_adapters() == ["no-pizza", "no-mono"]
+    if iterations is None:
+        assert erasure.provenance.alignment < 0, "the pizza is gone"
+    else:
+        assert len(erasure.provenance.history) == iterations
 
 
 @pytest.mark.parametrize("page", [PAGES[0]], ids=lambda page: page.name)
