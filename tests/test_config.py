@@ -208,8 +208,8 @@ def test_wrong_settings_of_a_run_are_refused(values: dict[str, Any], kind: type[
 
 def test_checkpoints_are_in_a_folder_of_the_adapter(tmp_path: Path) -> None:
     run = RunConfig(output_dir=tmp_path, checkpoint_every=5, keep_checkpoints=2, resume="latest")
-    assert run.checkpoints("no-cat") == tmp_path / "no-cat"
-    assert RunConfig(resume="x/checkpoint-5").checkpoints("no-cat") is None, "it can be resumed and write none"
+    assert run.folder("no-cat") == tmp_path / "no-cat"
+    assert RunConfig(resume="x/checkpoint-5").folder("no-cat") is None, "it can be resumed and write none"
 
 
 def test_no_prompts_of_samples_are_an_empty_list() -> None:

@@ -34,13 +34,16 @@ def main() -> None:
     parser.add_argument("--model", choices=NAMES, default="emoji_sd", help="all but emoji_sd have random weights")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--group", default="esd-u")
-    parser.add_argument("--ways", nargs="+", help="of speed and erasing: only these")
+    ways = list(dict.fromkeys([*WAYS, *erasing.WAYS]))
+    parser.add_argument("--ways", nargs="+", choices=ways, help="of speed and erasing: only these")
     parser.add_argument("--updates", type=int, default=30, help="of speed: that are timed, of each way")
     parser.add_argument("--size", type=int, help="of speed: of the images in pixels; the model's own if not given")
     parser.add_argument("--seconds", type=float, default=600, help="of erasing: the longest training")
     parser.add_argument("--output", type=Path, default=Path("scaling.svg"), help="of scaling: the plots")
     options = parser.parse_args()
     logging.set_verbosity_error()
+    if options.what == "erasing":
+        options.model, options.group, options.device = "emoji_sd", "esd-u", "cpu"
     where = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"{options.model}, {options.group}, {where}, torch {torch.__version__}", flush=True)
     for line in {"speed": _speed, "erasing": _erasing, "scaling": _scaling}[options.what](options):
@@ -61,7 +64,7 @@ def _costs(options: argparse.Namespace, ways: list[str], fields: dict[str, Any])
 
 
 def _erasing(options: argparse.Namespace) -> Iterator[str]:
-    ways = options.ways or list(erasing.EVERY)
+    ways = options.ways or list(erasing.WAYS)
     return erasing.table((way, _run("cpu", erasing.erasing, way, options.seconds)) for way in ways)
 
 

@@ -1,6 +1,6 @@
 """Seconds until a concept is gone, and what is kept then, by way of training, on `emoji_sd`.
 
-The clock stands still while images are drawn and judged. Each way has its own learning rate: the published one's is the
+Drawing and judging images is not counted. Each way has its own learning rate: the published one's is the
 paper's, and ten times that, and ours is this model's own (`emoji_sd.settings`).
 """
 
@@ -24,7 +24,7 @@ _NEXT = 1.2  # number of updates at the next look, by that at the last one
 _FIRST = 8
 
 _PUBLISHED = {"trajectory": "fresh", "preserve": (), "null_space": False, "num_inference_steps": 50}
-EVERY: dict[str, dict[str, Any]] = {
+WAYS: dict[str, dict[str, Any]] = {
     "published loop": {**_PUBLISHED, "learning_rate": 1e-5},
     "published loop, ten times the learning rate": {**_PUBLISHED, "learning_rate": 1e-4},
     "ours, fresh": {**plain("esd-u"), "trajectory": "fresh", "null_space": False},
@@ -35,7 +35,7 @@ EVERY: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Erased:
     """Where a training was when the concept was gone, or when it ended.
 
     Attributes:
@@ -80,11 +80,11 @@ class Clock:
         self.rate = self._erased()
 
 
-def erasing(way: str, seconds: float, images: int = _IMAGES, **fields: Any) -> Outcome:
+def erasing(way: str, seconds: float, images: int = _IMAGES, **fields: Any) -> Erased:
     """Train until the concept is gone.
 
     Args:
-        way: Name in `EVERY`.
+        way: Name in `WAYS`.
         seconds: The longest time.
         images: Images of the concept in each style.
         fields: Other fields of `ESDConfig` to change.
@@ -92,8 +92,8 @@ def erasing(way: str, seconds: float, images: int = _IMAGES, **fields: Any) -> O
     pipe, judge = load(), Judge.from_pretrained()
     pipe.set_progress_bar_config(disable=True)
     pairs = [(WORD, style) for style in STYLES] * images
-    # `stop_at_alignment` is no measure of the images.
-    config = ESDConfig(**{"group": "esd-u", **EVERY[way], "stop_at_alignment": None, **fields})
+    # The images decide when it ends, not the alignment.
+    config = ESDConfig(**{"group": "esd-u", **WAYS[way], "stop_at_alignment": None, **fields})
     trained = pipe
     if way.startswith("published"):
         training = PublishedTraining(pipe, phrase(WORD), config)
@@ -112,10 +112,10 @@ def erasing(way: str, seconds: float, images: int = _IMAGES, **fields: Any) -> O
         ESDTrainer(pipe, config).erase(phrase(WORD), callback=lambda progress: "stop" if is_over() else None)
     clock.look()
     others = rates(trained, judge, some_pairs(2)).other_objects(WORD)
-    return Outcome(clock.updates, clock.updates * config.batch_size, clock.seconds, clock.rate, others)
+    return Erased(clock.updates, clock.updates * config.batch_size, clock.seconds, clock.rate, others)
 
 
-def table(outcomes: Iterable[tuple[str, Outcome]]) -> Iterator[str]:
+def table(outcomes: Iterable[tuple[str, Erased]]) -> Iterator[str]:
     """Lines of Markdown, one after the other."""
     yield f"| | seconds until erased < {GONE:g} | updates | training states | erased | other objects |"
     yield "|---|---|---|---|---|---|"

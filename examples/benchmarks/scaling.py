@@ -1,4 +1,4 @@
-"""What the default training costs against its number of updates, concepts, rank, size of images, batch and processes.
+"""What the default training costs against its number of updates, concepts, rank, size of images and batch.
 
 One of them changes at a time. The others are those of `BASE`.
 """

@@ -82,7 +82,7 @@ class Preset:
         if not path.exists():
             raise FileNotFoundError(
                 f"The preset {self.name!r} was not trained: {path} is missing. "
-                f"To train it, run these from `examples/`: {'; '.join(self.train_commands())}."
+                f"The package `emoji-sd` has the small one alone. In a clone, run these from `examples/`: {'; '.join(self.train_commands())}."
             )
         return path
 

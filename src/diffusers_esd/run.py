@@ -1,4 +1,6 @@
-"""`RunConfig`: how a training runs. Nothing here changes what is learned, so it is not stored in an erasure's file."""
+"""`RunConfig`: how a training runs. It is not stored in an erasure's file: only the number of processes that train
+together (`data_parallel`) changes what is learned, and the provenance has it.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,7 @@ class RunConfig:
             `accelerate launch`. `False` trains alone in each process. Without a launcher, it does nothing.
         sample_every: Iterations between two images of what the erasure does, `samples/iteration-N.png`; one more is
             drawn at the end. `None` draws none.
-        sample_prompts: The prompts of these images; none means the concepts, and `erase_from` if there is one.
+        sample_prompts: The prompts of these images; an empty list means the concepts, and `erase_from` if there is one.
         report_to: Where loss, alignments and images are also logged: `"tensorboard"` (`pip install
             "diffusers-esd[tracking]"`), `"wandb"`, or another tracker that accelerate knows. `None` logs nothing.
     """
@@ -67,8 +69,7 @@ class RunConfig:
         for name in ("checkpoint_every", "sample_every"):
             if getattr(self, name) is not None:
                 integer_from(1)(name, getattr(self, name))
-        prompts = () if self.sample_prompts is None else self.sample_prompts
-        object.__setattr__(self, "sample_prompts", check_prompts("sample_prompts", prompts))
+        object.__setattr__(self, "sample_prompts", check_prompts("sample_prompts", self.sample_prompts))
         if self.report_to is not None and (not isinstance(self.report_to, str) or not self.report_to.strip()):
             raise TypeError(f"`report_to` must be the name of a tracker, or None; got {self.report_to!r}.")
         if self.sample_prompts and self.sample_every is None:
@@ -90,8 +91,8 @@ class RunConfig:
                     "got output_dir=None."
                 )
 
-    def checkpoints(self, name: str) -> Path | None:
-        """The folder for the checkpoints of an adapter, and for what else its training writes, if there is one."""
+    def folder(self, name: str) -> Path | None:
+        """Where the training of an adapter writes its checkpoints and all else, if it writes."""
         return None if self.output_dir is None else Path(self.output_dir, name).resolve()
 
 

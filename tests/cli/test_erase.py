@@ -167,7 +167,7 @@ def test_each_concept_of_a_file_gets_an_erasure(model: str, tmp_path: Path, caps
         (["a cat", "--concepts", "file"], 2, "not allowed with argument"),
         (["--concepts", "{file}", "--name", "x"], 1, "error: --concepts gives each concept an adapter and a name"),
         (["--concepts", "{file}", "--concept", "x"], 1, "error: --concepts gives each concept an adapter and a name"),
-        (["--concepts", "{file}", "--force"], 1, "error: --concepts trains what is missing in --output; delete"),
+        (["--concepts", "{file}", "--force"], 1, "error: --force cannot be used with --concepts; delete the folders"),
         (["--concepts", "nowhere.txt"], 1, "error: There is no file nowhere.txt"),
         (["--concepts", "{twice}"], 1, "has 'a cat' in lines 1 and 2; remove one of them."),
         (["--concepts", "{names}"], 1, "error: 'a cat' and 'A cat' would have the same name, 'no-a-cat'"),

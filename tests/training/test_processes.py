@@ -186,7 +186,9 @@ def test_the_main_process_speaks(launcher: Launcher, tmp_path: Path) -> None:
     first, second = launcher.run(tmp_path, speaking, output_dir=tmp_path / "runs")
     assert first == ([1, 2, 3, 4, 5, 6], 1, True)
     assert second == ([], 0, True)
-    assert sorted(path.name for path in (tmp_path / "runs" / "ours").iterdir()) == ["checkpoint-6", "history.jsonl"]
+    written = sorted(path.name for path in (tmp_path / "runs" / "ours").iterdir())
+    assert written == ["checkpoint-6", "history.jsonl", "logs", "samples"]
+    assert [path.name for path in (tmp_path / "runs" / "ours" / "samples").iterdir()] == ["iteration-6.png"]
     assert len((tmp_path / "runs" / "ours" / "history.jsonl").read_text().splitlines()) == 6, "one process writes"
 
 
@@ -194,7 +196,8 @@ def speaking(output_dir: Path) -> tuple[list[int], int, bool]:
     """Iterations of which the callback was told, number of warnings, whether the pipeline is as it was."""
     pipe, seen = tiny_pipeline(), []
     before = dict(pipe._progress_bar_config)
-    trainer = ESDTrainer(pipe, **PLAIN, output_dir=output_dir)
+    watch = {"output_dir": output_dir, "sample_every": 6, "sample_prompts": ["a cat"], "report_to": "tensorboard"}
+    trainer = ESDTrainer(pipe, **PLAIN, **watch)
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         trainer.erase(["a cat", "a dog"], name="ours", callback=lambda progress: seen.append(progress.iteration))

@@ -47,7 +47,7 @@ def test_ways_are_measured_side_by_side() -> None:
     assert lines[-1] == "| ours (why) | 3.0 | 0.5000 | 1.2 | 1.00 (2.00) |"
 
 
-def test_the_clock_stands_still_while_images_are_judged() -> None:
+def test_judging_images_is_not_counted() -> None:
     looked: list[int] = []
 
     def erased() -> float:

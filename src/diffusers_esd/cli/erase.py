@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import ESDConfig
+from ..names import default_name
 from ..run import RunConfig
 from .options import add_command, add_fields, add_model, add_output, check_output, given_fields, load_pipeline, save
 
@@ -35,13 +36,17 @@ def _erase(options: argparse.Namespace) -> None:
     if options.concepts is not None:
         _erase_each(options, config, run)
         return
-    from ..training.launch import joined
+    from ..training.launch import is_launched, joined
     from ..training.trainer import ESDTrainer
 
     check_output(options)
+    concepts = [options.concept, *options.further]
+    if options.output.resolve() == run.folder(options.name or default_name(concepts)):
+        raise ValueError(f"{options.output} is also the folder of the checkpoints; give another --output-dir.")
+    if is_launched() and not run.data_parallel:
+        raise ValueError("--no-data-parallel is for --concepts: here all processes would train the same.")
     pipe = load_pipeline(options)
     trainer = ESDTrainer(pipe, config, run=run)
-    concepts = [options.concept, *options.further]
     processes = joined(pipe.device)
     if options.dry_run:
         plan = trainer.erase(concepts, name=options.name, dry_run=True)
@@ -72,7 +77,7 @@ def _erase_each(options: argparse.Namespace, config: ESDConfig, run: RunConfig) 
     if options.further or options.name is not None:
         raise ValueError("--concepts gives each concept an adapter and a name; leave out --concept and --name.")
     if options.force:
-        raise ValueError("--concepts trains what is missing in --output; delete what is to be replaced, not --force.")
+        raise ValueError("--force cannot be used with --concepts; delete the folders to replace.")
     from ..training.launch import joined
     from ..training.series import check_each, erase_each, read_concepts, table
     from ..training.trainer import ESDTrainer

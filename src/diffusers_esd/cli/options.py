@@ -159,7 +159,7 @@ def save(erasure: Any, options: argparse.Namespace) -> None:
 
     folder = options.output
     if not erasure.provenance.complete and is_finished(folder):
-        folder = _free_beside(folder)
+        folder = _free_beside(folder.resolve())  # "." has no name
         print(f"interrupted: {options.output} keeps its finished erasure, this one is saved beside it")
     print(erasure.save_pretrained(folder))
     if erasure.provenance.rank_error:

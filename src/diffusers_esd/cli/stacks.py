@@ -64,11 +64,13 @@ def _calibrate(options: argparse.Namespace) -> None:
 
 def _refine(options: argparse.Namespace) -> None:
     from ..stacks.refine import refine
+    from ..training.launch import joined
 
     check_output(options)
     erasures, fields = read_erasures(options.erasures), {"rank": options.rank, "name": options.name}
-    erasure = refine(load_pipeline(options), erasures, iterations=options.iterations, **fields)
-    save(erasure, options)
+    pipe = load_pipeline(options)
+    erasure = refine(pipe, erasures, iterations=options.iterations, **fields)
+    joined(pipe.device).from_main(lambda: save(erasure, options))
     if not erasure.provenance.complete:
         raise KeyboardInterrupt
 

@@ -34,6 +34,8 @@ def begin(task: Task, callback: Callback | None) -> Erasure:
         task.family, task.config, task.limits, concepts, task.beside, task.start, processes=processes.number
     )
     processes.check_equal({"name": task.name, **identity})
+    # A and B of a refinement come from a decomposition, which another machine may turn.
+    task = replace(task, start=processes.from_main(lambda: task.start))
     checkpoint = processes.from_main(lambda: find(task.run, task.name, identity))
     prompts = processes.from_main(lambda: chosen(task)) if checkpoint is None else checkpoint.prepared.prompts
     return train(replace(task, prompts=prompts), callback, checkpoint)

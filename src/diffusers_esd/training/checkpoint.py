@@ -110,7 +110,7 @@ class Checkpoints:
     """
 
     def __init__(self, task: Task, prepared: Prepared, resumed: Checkpoint | None, started: float) -> None:
-        self.folder, self.resumed = task.run.checkpoints(task.name), resumed
+        self.folder, self.resumed = task.run.folder(task.name), resumed
         self.last = None if resumed is None else resumed.path
         self._every, self._keep = task.run.checkpoint_every or _EVERY, task.run.keep_checkpoints
         self._prepared, self._started = prepared, started
@@ -183,7 +183,7 @@ def find(run: RunConfig, name: str, training: Mapping[str, Any]) -> Checkpoint |
         FileExistsError: If the folder contains checkpoints that the new training would mix with its own.
         ValueError: If the checkpoint is damaged, or belongs to another training; the message names what differs.
     """
-    folder = run.checkpoints(name)
+    folder = run.folder(name)
     found: dict[int, Path] = {}
     if folder is not None:
         try:

@@ -29,12 +29,11 @@ class History:
 
     def __init__(self, file: Path, earlier: Path | None, iterations: int) -> None:
         self._file: Path | None = file
-        kept = [] if earlier is None else list(_lines(earlier, iterations))
-        self._try(lambda path: write_text(path, "".join(kept)))
+        self._try(lambda path: write_text(path, "" if earlier is None else "".join(_lines(earlier, iterations))))
 
     def append(self, values: Mapping[str, Any]) -> None:
         """Write a line."""
-        line = json.dumps(values, ensure_ascii=False) + "\n"
+        line = json.dumps(values) + "\n"
         self._try(lambda path: _append(path, line))
 
     def sync(self) -> None:

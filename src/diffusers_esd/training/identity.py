@@ -70,7 +70,6 @@ def check_same(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> N
     Raises:
         OtherTrainingError: Naming each value that differs, now and in the checkpoint.
     """
-    then = {"number of processes": 1, **then}  # an earlier version does not state it
     if different := differences(then, now, "in the checkpoint"):
         raise OtherTrainingError(
             f"{path} is a checkpoint of another training: {different}. To go on from it, give its values; "

@@ -83,8 +83,8 @@ class Training:
             try:
                 self._save()  # what was prepared took time
                 self._iterate(callback, erasure, interruption)
-                self._save()
-                self._monitor.end(complete=self.complete)
+                # The others wait until the main process has saved: a launcher kills it if another ends by SIGTERM.
+                self._processes.agree(self._finish)
             except BaseException as error:
                 if self._is_whole:
                     self._save()
@@ -92,8 +92,11 @@ class Training:
                 if not (isinstance(error, KeyboardInterrupt) and self._processes.number == 1):
                     self._checkpoints.explain(error)
                     raise
-            # Until the main process has saved: a launcher kills it when another has ended by SIGTERM.
-            self._processes.agree(lambda: 0)
+
+    def _finish(self) -> int:
+        self._save()
+        self._monitor.end(complete=self.complete)
+        return 0
 
     def _iterate(self, callback: Callback | None, erasure: Callable[[], Erasure], interruption: Interruption) -> None:
         state, family = self.state, self.networks.schedule.family

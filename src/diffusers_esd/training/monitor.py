@@ -26,7 +26,7 @@ class Monitor:
     """
 
     def __init__(self, task: Task, resumed: Checkpoint | None, started: float, *, writes: bool = True) -> None:
-        folder = task.run.checkpoints(task.name) if writes else None
+        folder = task.run.folder(task.name) if writes else None
         self._started, self._iterations = started, 0
         self._history: History | None = None
         self._samples: Samples | None = None
@@ -84,7 +84,8 @@ class Monitor:
 
     def end(self, *, complete: bool) -> None:
         """Draw once more if the training is complete, and close the tracker."""
-        self._draw(at_end=complete)
+        if complete:
+            self._draw(at_end=True)
         tracker, self._tracker = self._tracker, None
         if tracker is not None:
             tracker.finish()

@@ -24,7 +24,7 @@ def record(
     Args:
         family: The family.
         limits: The limits.
-        training: The training, after its end.
+        training: The training so far.
         trained: The layers that carry the adapter.
         selection: All layers of the group.
         space: The null space, if there is one.

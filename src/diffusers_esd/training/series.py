@@ -96,9 +96,13 @@ def check_each(concepts: Sequence[str], folder: Path, config: ESDConfig, run: Ru
     Raises:
         TypeError: If a concept is not a string.
         ValueError: If there is no concept, one is empty or there twice, two would have the same name, the configuration
-            is not for a single concept, or `resume` is the checkpoint of one of them.
+            is not for a single concept, `output_dir` is `folder`, or `resume` is the checkpoint of one of them.
         FileExistsError: If the folder of a concept has something else, or an erasure with another configuration.
     """
+    if run.output_dir is not None and Path(run.output_dir).resolve() == folder.resolve():
+        raise ValueError(
+            f"`output_dir`, for checkpoints, must be another folder than that of the erasures; got {folder} for both."
+        )
     if run.resume not in (None, LATEST):
         raise ValueError(f"`resume` must be 'latest' or None for several concepts, got {str(run.resume)!r}.")
     names: dict[str, str] = {}
@@ -139,7 +143,7 @@ def _verdict(concept: str, config: ESDConfig, provenance: Provenance) -> str:
 
 def erase_each(
     pipe: DiffusionPipeline,
-    concepts: Iterable[str],
+    concepts: str | Iterable[str],
     folder: str | os.PathLike[str],
     config: ESDConfig | None = None,
     *,
@@ -158,7 +162,7 @@ def erase_each(
 
     Args:
         pipe: The pipeline.
-        concepts: The concepts.
+        concepts: The concepts, or one.
         folder: The folder of the erasures' folders.
         config: What is learned; `None` means the defaults.
         run: How the trainings run; `None` means the defaults. Checkpoints are in `output_dir/<name>`.
@@ -178,9 +182,10 @@ def erase_each(
         FileExistsError: If the folder of a concept has something else, or an erasure with another configuration.
     """
     trainer = ESDTrainer(pipe, config, run=run, family=family, limits=limits, **{**overrides, "data_parallel": False})
-    concepts, root = tuple(concepts), Path(folder)
+    concepts, root = [concepts] if isinstance(concepts, str) else list(concepts), Path(folder)
     tell = report or (lambda _: None)
     processes = joined(trainer.family.device)
+    processes.check_equal({"concepts": list(concepts), **trainer.config.to_dict()})
     found = processes.from_main(lambda: _found(trainer, concepts, root))
     waiting = [concept for concept in concepts if concept not in found]
     own = list(found.values()) if processes.is_main else []
@@ -217,9 +222,10 @@ def _erased(trainer: ESDTrainer, concept: str, root: Path, *, draw: bool) -> Out
             erasure = trainer.erase(concept)
             if not erasure.provenance.complete:
                 raise KeyboardInterrupt
+            erasure.save_pretrained(folder)
             if draw:
                 erasure.check(trainer.family.pipe, family=trainer.family)
-            erasure.save_pretrained(folder)
+                erasure.save_pretrained(folder)
         status: Status = "trained"
         text = _verdict(concept, trainer.config, erasure.provenance)
     except KeyboardInterrupt:

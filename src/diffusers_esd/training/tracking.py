@@ -61,16 +61,18 @@ class Tracker:
     ) -> None:
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-        made = LOGGER_TYPE_TO_CLASS[kind]
+        tracker_class = LOGGER_TYPE_TO_CLASS[kind]
         options: dict[str, dict[str, Any]] = {
             # TensorBoard does not show what was logged after the checkpoint.
-            "tensorboard": {"purge_step": iterations + 1} if iterations else {},
+            "tensorboard": {"purge_step": iterations + 1},
             "wandb": {"name": run, "dir": str(folder)},
         }
         folder.mkdir(parents=True, exist_ok=True)
-        where = (str(folder),) if made.requires_logging_directory else ()
+        where = (str(folder),) if tracker_class.requires_logging_directory else ()
         self._kind, self._labels = kind, labels(prompts)
-        self._tracker: Any = made(_PROJECT, *where, **options.get(kind, {}))
+        self._tracker: Any = tracker_class(_PROJECT, *where, **options.get(kind, {}))
+        # accelerate would log in its main process alone, but each of several processes may train an erasure of its own.
+        self._tracker.main_process_only = False
         self._tracker.start()
         plain = {key: v if isinstance(v, bool | int | float | str) else str(v) for key, v in settings.items()}
         self._tracker.store_init_configuration(plain)
