@@ -55,6 +55,14 @@ def test_one_concept_is_a_word_of_the_call_and_more_are_options(
         assert "unrecognized arguments: " in capsys.readouterr().err
 
 
+def test_the_folder_of_the_checkpoints_is_not_that_of_the_erasure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = ["erase", "nowhere", "a cat", "-o", str(tmp_path / "no-a-cat"), "--output-dir", str(tmp_path)]
+    assert main(call) == 1
+    assert "no-a-cat is also the folder of the checkpoints; give another --output-dir." in capsys.readouterr().err
+
+
 def test_a_dry_run_writes_nothing(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "no-cat"
     assert main(["erase", model, "a cat", "-o", str(folder), "--device", "cpu", "--dry-run", *QUICK]) == 0

@@ -16,6 +16,7 @@ from tiny import tiny_pipeline
 
 from diffusers_esd import Erasure, ESDTrainer, Progress, RunConfig
 from diffusers_esd.training.monitor import Monitor
+from diffusers_esd.training.prompts import Prompts
 from diffusers_esd.training.task import Task
 
 CONCEPTS = ["a cat", "a dog"]
@@ -141,6 +142,17 @@ def test_a_tracker_that_fails_does_not_lose_the_training(
         train(other, report_to="tensorboard")
     assert "checkpoint-6" in caught.value.__notes__[0]
     assert same(train(other, resume="latest"), expected), "it is finished and saved"
+
+
+def test_an_interrupted_training_draws_no_last_image(tmp_path: Path) -> None:
+    parts: Any = dict.fromkeys(("family", "config", "limits", "selection", "encoded"))
+    run = RunConfig(output_dir=tmp_path, sample_every=5)
+    task = Task(run=run, name="ours", prompts=Prompts(("a cat",), ("a cat",)), **parts)
+    with Monitor(task, None, 0.0) as monitor:
+        monitor.end(complete=False)
+    assert not list(tmp_path.rglob("*.png"))
+    with Monitor(task, None, 0.0) as monitor, pytest.raises(AttributeError):  # it draws, and there is no pipeline
+        monitor.end(complete=True)
 
 
 def test_one_process_of_several_writes(tmp_path: Path) -> None:

@@ -156,6 +156,7 @@ def test_processes_share_the_concepts(launcher: Launcher, tmp_path: Path) -> Non
         (["a cat", 3], {}, {}, TypeError, "`concept` must be a string, got 3"),
         (["a cat"], {"anchor": ["a", "b"]}, {}, ValueError, "`anchor` must have one prompt for each of 1 concepts"),
         (["a cat"], {}, {"resume": "x/checkpoint-1"}, ValueError, "`resume` must be 'latest' or None for several conc"),
+        (["a cat"], {}, {"output_dir": "{here}"}, ValueError, "`output_dir`, for checkpoints, must be another folder"),
         (["a dog"], {}, {}, FileExistsError, "no-a-dog contains something that is not an erasure"),
     ],
 )
@@ -164,6 +165,7 @@ def test_what_cannot_be_trained_is_refused(
 ) -> None:
     (tmp_path / "no-a-dog").mkdir()
     (tmp_path / "no-a-dog" / "file").write_text("x")
+    run = {name: value.format(here=tmp_path) for name, value in run.items()}
     with pytest.raises(error, match=re.escape(message)):
         check_each(concepts, tmp_path, ESDConfig(**options), RunConfig(**run))
     assert check_each(["a cat"], tmp_path, ESDConfig(), RunConfig()) == {}, "the control"

@@ -36,6 +36,17 @@ def test_what_is_logged_is_in_tensorboards_file(tmp_path: Path) -> None:
     assert "eta: 1.0\nsize: None\n" in next(tmp_path.rglob("hparams.yml")).read_text()
 
 
+def test_a_process_that_is_not_accelerates_main_one_logs_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each of several processes may train an erasure of its own."""
+    monkeypatch.setattr(tracking.PartialState, "is_main_process", property(lambda self: False))
+    tracker = Tracker("tensorboard", tmp_path, run="ours", settings={}, prompts=["a cat"], iterations=0)
+    tracker.log(1, {"loss": 0.5}, {"a cat": 1.0})
+    tracker.finish()
+    log = EventAccumulator(str(tmp_path / "diffusers-esd"))
+    log.Reload()
+    assert [event.value for event in log.Scalars("loss")] == [0.5]
+
+
 def test_names_of_curves_are_short_and_no_two_are_the_same() -> None:
     long = "a very long prompt about a cat " * 3
     found = labels(["a cat", f"{long} one", f"{long} two", "a/b", "a?b", "a cat", "café"])
