@@ -81,8 +81,8 @@ class Preset:
         path = self.weights / name
         if not path.exists():
             raise FileNotFoundError(
-                f"The preset {self.name!r} was not trained: {path} is missing. "
-                f"The package `emoji-sd` has the small one alone. In a clone, run these from `examples/`: {'; '.join(self.train_commands())}."
+                f"The preset {self.name!r} was not trained: {path} is missing. The package `emoji-sd` has only the small "
+                f"one. In a clone, run these from `examples/`: {'; '.join(self.train_commands())}."
             )
         return path
 

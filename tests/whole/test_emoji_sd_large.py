@@ -209,7 +209,7 @@ def test_captured_updates_equal_eager_ones(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_preset_that_was_not_trained_says_how_to_train_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PRESETS, "large", replace(LARGE, weights=tmp_path))
-    message = r"^The preset 'large' was not trained: .* is missing\. To train it, run these from `examples/`: "
+    message = r"^The preset 'large' was not trained: .* is missing\. .* In a clone, run these from `examples/`: "
     for read in (load, Judge.from_pretrained):
         with pytest.raises(FileNotFoundError, match=message + "python -m emoji_sd.data --preset large; "):
             read(preset="large")
