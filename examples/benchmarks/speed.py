@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 import torch
@@ -46,6 +46,7 @@ class Cost:
         memory: Peak, in bytes: on a GPU what is allocated, on a CPU what the process has beyond the loaded pipeline.
         reserved: The same of PyTorch's reserve on a GPU.
         note: Why it is not captured, if it should be.
+        median: Of the seconds.
     """
 
     evaluations: float
@@ -54,6 +55,7 @@ class Cost:
     memory: int
     reserved: int = 0
     note: str = ""
+    median: float = 0.0
 
 
 def cost(
@@ -93,7 +95,8 @@ def cost(
         peak, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
     else:
         peak, reserved = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before, 0
-    return Cost(evaluations, mean(deltas[_WARM_UP:]), set_up, peak, reserved, note)
+    timed = deltas[_WARM_UP:]
+    return Cost(evaluations, mean(timed), set_up, peak, reserved, note, median(timed))
 
 
 def _published(

@@ -80,9 +80,10 @@ class Preset:
         """
         path = self.weights / name
         if not path.exists():
+            commands = "; ".join(self.train_commands())
             raise FileNotFoundError(
-                f"The preset {self.name!r} was not trained: {path} is missing. The package `emoji-sd` has only the small "
-                f"one. In a clone, run these from `examples/`: {'; '.join(self.train_commands())}."
+                f"The preset {self.name!r} was not trained: {path} is missing. The package `emoji-sd` has only the "
+                f"small one. In a clone, run these from `examples/`: {commands}."
             )
         return path
 

@@ -79,10 +79,12 @@ def test_one_thing_changes_along_an_axis() -> None:
 
     def measure(model: str, way: str, device: str, fields: dict[str, Any], updates: int, concepts: list[str]) -> Cost:
         seen.append((fields["rank"], fields["batch_size"], fields.get("size", 64), updates, len(concepts)))
-        return Cost(3.0, 0.5, 10.0, 2**30)
+        return Cost(3.0, 0.7, 10.0, 2**30, median=0.5 + len(seen) % 2)  # the second run is the faster one
 
     points = list(scaling.points("emoji_sd", "cpu", "esd-u", 64, measure))
     usual = (16, 1, 64, scaling.UPDATES, 1)
+    assert seen[::2] == seen[1::2]
+    seen = seen[::2]
     for point, found in zip(points, seen, strict=True):
         assert sum(a != b for a, b in zip(found, usual, strict=True)) <= 1, point
     # The usual values are on four of the axes.
@@ -93,7 +95,7 @@ def test_one_thing_changes_along_an_axis() -> None:
 
 
 def test_the_plots_are_for_light_and_dark(tmp_path: Path) -> None:
-    points = [scaling.Point("rank", value, 30, Cost(3.0, value, 1.0, 2**30)) for value in (4, 8)]
+    points = [scaling.Point("rank", value, 30, Cost(3.0, value, 1.0, 2**30, median=value)) for value in (4, 8)]
     scaling.plot(points, tmp_path / "scaling.svg", "a title")
     text = (tmp_path / "scaling.svg").read_text(encoding="utf-8")
     assert "<title>a title</title>" in text
