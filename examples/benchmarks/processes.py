@@ -55,15 +55,22 @@ def main() -> None:
         for n, together in [
             (n, together) for n in options.processes for together in (True, False) if n > 1 or together
         ]:
-            deltas, cpu = _run(n, vars(options), way, together)
+            deltas, cpu = run(n, vars(options), way, together)
             states = n * options.batch_size / mean(deltas)
             first = first or states
             cells = f"{n}{'' if together else ', each alone'} | {1 / mean(deltas):.2f} ({1 / median(deltas):.2f})"
             print(f"| {way} | {cells} | {cpu:.3f} | {states:.2f} | {states / first:.2f} |", flush=True)
 
 
-def _run(n: int, options: dict[str, Any], way: str, together: bool) -> tuple[list[float], float]:
-    """The seconds of each update in n processes, and the CPU seconds of an update in one of them."""
+def run(n: int, options: dict[str, Any], way: str, together: bool) -> tuple[list[float], float]:
+    """The seconds of each update in n processes, and the CPU seconds of an update in one of them.
+
+    Args:
+        n: Number of processes.
+        options: `model`, `device`, `batch_size`, `updates` and `threads`, as the command has them.
+        way: Name in `WAYS`.
+        together: Whether the processes train together.
+    """
     launch = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

@@ -1,4 +1,4 @@
-"""What the default training costs against its number of updates, concepts, rank, size of images and batch.
+"""What the default training costs against its number of updates, concepts, rank, size of images, batch and processes.
 
 One of them changes at a time. The others are those of `BASE`.
 """
@@ -8,11 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from math import nan
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
 from emoji_sd import OBJECTS, phrase
 
+from . import processes
 from .speed import Cost, cost
 
 BASE = {"rank": 16, "batch_size": 1, "num_inference_steps": 25}
@@ -24,6 +28,7 @@ AXES: dict[str, tuple[float, ...]] = {
     "rank": (4, 8, 16, 32, 64),
     "size": (0.5, 1, 1.5, 2),  # of the model's own
     "batch": (1, 2, 4, 8),
+    "processes": (1, 2),
 }
 
 _INK, _LINES = "#010203", ("#010204", "#010205")  # replaced in the SVG
@@ -50,6 +55,11 @@ class Point:
     cost: Cost
 
     @property
+    def states_per_second(self) -> float:
+        """Training states in all processes."""
+        return self.value / self.cost.median
+
+    @property
     def seconds(self) -> float:
         """Of the whole training along the axis `updates`, of one update along the others."""
         whole = self.cost.set_up + self.updates * self.cost.median
@@ -58,6 +68,13 @@ class Point:
 
 Measure = Callable[..., Cost]
 """Calls `speed.cost`, perhaps in another process."""
+
+
+def together(model: str, device: str, n: int) -> Cost:
+    """An update of n processes of batch 1, on a CPU of one thread each. The memory is not measured."""
+    options = {"model": model, "device": device, "batch_size": 1, "updates": UPDATES, "threads": 1}
+    deltas, _ = processes.run(n, options, "default", together=True)
+    return Cost(nan, mean(deltas), nan, 0, median=median(deltas))
 
 
 def points(model: str, device: str, group: str, own_size: int, measure: Measure = cost) -> Iterator[Point]:
@@ -76,7 +93,10 @@ def points(model: str, device: str, group: str, own_size: int, measure: Measure 
             fields = {**BASE, "group": group, **change.get(axis, {})}
             updates = int(value) if axis == "updates" else UPDATES
             concepts = [phrase(word) for word in OBJECTS[: int(value) if axis == "concepts" else 1]]
-            runs = [measure(model, "ours, default", device, fields, updates, concepts) for _ in range(RUNS)]
+            call = partial(measure, model, "ours, default", device, fields, updates, concepts)
+            if axis == "processes":
+                call = partial(together, model, device, int(value))
+            runs = [call() for _ in range(RUNS)]
             # Other work on the machine makes a run slower, never faster.
             yield Point(axis, value, updates, min(runs, key=lambda run: run.median))
 
@@ -87,8 +107,8 @@ def table(measured: Iterable[Point]) -> Iterator[str]:
     yield "|---|---|---|---|---|"
     for point in measured:
         found = point.cost
-        memory = found.memory / 2**30
-        yield f"| {point.axis} | {point.value:g} | {found.median:.4f} | {found.set_up:.1f} | {memory:.2f} |"
+        memory, set_up = (f"{found.memory / 2**30:.2f}", f"{found.set_up:.1f}") if found.memory else ("", "")
+        yield f"| {point.axis} | {point.value:g} | {found.median:.4f} | {set_up} | {memory} |"
 
 
 def plot(measured: Iterable[Point], path: Path, title: str) -> None:
@@ -105,9 +125,11 @@ def plot(measured: Iterable[Point], path: Path, title: str) -> None:
             x = [point.value for point in row]
             whole = axis == "updates"
             _panel(panels[0], x, [point.seconds for point in row], axis, _LINES[0])
-            _panel(panels[1], x, [point.cost.memory / 2**30 for point in row], axis, _LINES[1])
+            shares = axis == "processes"
+            right = [point.states_per_second if shares else point.cost.memory / 2**30 for point in row]
+            _panel(panels[1], x, right, axis, _LINES[1])
             panels[0].set_title("seconds in all" if whole else "seconds per update", fontsize=11)
-            panels[1].set_title("peak GiB", fontsize=11)
+            panels[1].set_title("states per second" if shares else "peak GiB", fontsize=11)
         figure.savefig(path, transparent=True, metadata={"Date": None, "Title": title})
         plt.close(figure)
     _recolour(path)

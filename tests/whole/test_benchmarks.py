@@ -74,7 +74,8 @@ def test_a_way_erases_until_its_end(way: str, monkeypatch: pytest.MonkeyPatch) -
     assert line == f"| {way} | not in 3 | 2 | 4 | 0.50 | 1.00 |"
 
 
-def test_one_thing_changes_along_an_axis() -> None:
+def test_one_thing_changes_along_an_axis(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaling, "together", lambda model, device, n: Cost(3.0, 0.5, 1.0, 0, median=0.4 + 0.1 * n))
     seen: list[tuple[Any, ...]] = []
 
     def measure(model: str, way: str, device: str, fields: dict[str, Any], updates: int, concepts: list[str]) -> Cost:
@@ -85,6 +86,9 @@ def test_one_thing_changes_along_an_axis() -> None:
     usual = (16, 1, 64, scaling.UPDATES, 1)
     assert seen[::2] == seen[1::2]
     seen = seen[::2]
+    *points, one, two = points
+    assert [round(point.states_per_second, 2) for point in (one, two)] == [1 / 0.5, round(2 / 0.6, 2)]
+    assert list(scaling.table([two]))[-1] == "| processes | 2 | 0.6000 |  |  |"
     for point, found in zip(points, seen, strict=True):
         assert sum(a != b for a, b in zip(found, usual, strict=True)) <= 1, point
     # The usual values are on four of the axes.
