@@ -20,10 +20,10 @@ from . import processes
 from .speed import Cost, cost
 
 BASE = {"rank": 16, "batch_size": 1, "num_inference_steps": 25}
-UPDATES = 20  # that are timed
+UPDATES = 15  # that are timed
 RUNS = 2  # of each training, of which the fastest counts
 AXES: dict[str, tuple[float, ...]] = {
-    "updates": (50, 100, 200, 400),
+    "updates": (25, 50, 100, 200),
     "concepts": (1, 2, 4, 8, 16),
     "rank": (4, 8, 16, 32, 64),
     "size": (0.5, 1, 1.5, 2),  # of the model's own

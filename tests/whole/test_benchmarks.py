@@ -93,7 +93,7 @@ def test_one_thing_changes_along_an_axis(monkeypatch: pytest.MonkeyPatch) -> Non
         assert sum(a != b for a, b in zip(found, usual, strict=True)) <= 1, point
     # The usual values are on four of the axes.
     assert len(set(seen)) == len(seen) - 3
-    assert [point.seconds for point in points[:2]] == [10 + 50 * 0.5, 10 + 100 * 0.5]
+    assert [point.seconds for point in points[:2]] == [10 + 25 * 0.5, 10 + 50 * 0.5]
     assert points[-1].seconds == 0.5
     assert list(scaling.table(points))[-1] == "| batch | 8 | 0.5000 | 10.0 | 1.00 |"
 
