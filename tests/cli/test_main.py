@@ -69,6 +69,9 @@ def run(code: str) -> str:
             1,
             "error: `anchor` must have one prompt for each",
         ),
+        (["erase", "nowhere", "a", "-o", "x", "--name", "keys"], 2, "argument --name: The adapter name 'keys' is"),
+        (["erase", "nowhere", "a", "-o", "x", "--report-to", "me", "--output-dir", "y"], 1, "error: `report_to` must"),
+        (["erase", "nowhere", "a", "-o", "x", "--device", "gpu"], 1, "gpu"),
         (["erase", "nowhere", "a", "-o", "x"], 1, "error: No model at nowhere: give a folder, a .safetensors file, or"),
         (["erase", "nowhere", "a cat", "-o", "x", "--eta", "-1"], 1, "error: `eta` must be "),
         (["export", "nowhere"], 2, "-o/--output"),
@@ -156,6 +159,22 @@ def test_the_page_lists_every_command_and_code(
         options = set(re.findall(r"--[a-z-]+|(?<= )-[a-z]\b", " ".join(words)))
         known = set(re.findall(r"--?[a-z][a-z-]*", shown(monkeypatch, capsys, command)))
         assert options <= known, call
+
+
+def test_missing_packages_and_devices_are_named_before_the_model_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("diffusers_esd.training.trainer.find_spec", lambda name: None)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    for arguments, message in (
+        (
+            ["--optimizer", "adam8bit"],
+            "`optimizer`='adam8bit' needs bitsandbytes: pip install \"diffusers-esd[8bit]\".",
+        ),
+        (["--device", "cuda"], "--device cuda: PyTorch does not find this device; leave out --device, or give cpu."),
+    ):
+        assert main(["erase", "nowhere", "a cat", "-o", "x", *arguments]) == 1
+        assert capsys.readouterr().err == f"error: {message}\n"
 
 
 def test_an_error_of_the_connection_is_printed(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..arguments import check_prompt
-from ..names import check_adapter_name
+from ..names import check_new_name
 
 SOURCE = "folder, file or Hub id (user/name or user/name@revision) of an erasure or a recipe"
 
@@ -72,7 +72,7 @@ def prompt(text: str) -> str:
 @checked
 def adapter_name(text: str) -> str:
     """A name that an adapter can have; a `type` of `argparse`."""
-    check_adapter_name(text)
+    check_new_name(text)
     return text
 
 
