@@ -26,6 +26,7 @@ class Hub:
     Attributes:
         repositories: Files by path, by repository.
         private: Repositories that only the token sees.
+        gated: Repositories that everyone sees, and whose files only the token gets.
         commits: How many commits each repository has had.
         former: Files by the hash of a commit, by repository; the newest commit is in `repositories`.
         tags: Hash of a commit by tag, by repository.
@@ -35,6 +36,7 @@ class Hub:
     def __init__(self) -> None:
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.private: set[str] = set()
+        self.gated: set[str] = set()
         self.commits: dict[str, int] = {}
         self.former: dict[str, dict[str, dict[str, bytes]]] = {}
         self.tags: dict[str, dict[str, str]] = {}
@@ -94,8 +96,10 @@ class _Handler(BaseHTTPRequestHandler):
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
     def _visible(self, repo: str) -> bool:
-        allowed = repo not in self.hub.private or self.headers.get("Authorization") == f"Bearer {TOKEN}"
-        return repo in self.hub.repositories and allowed
+        return repo in self.hub.repositories and (repo not in self.hub.private or self._has_token())
+
+    def _has_token(self) -> bool:
+        return self.headers.get("Authorization") == f"Bearer {TOKEN}"
 
     def _head(self, repo: str) -> str:
         return f"{self.hub.commits.get(repo, 0):040x}"
@@ -128,6 +132,8 @@ class _Handler(BaseHTTPRequestHandler):
         found = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         if not found or not self._visible(found[1]):
             return self._answer(404, b"", X_Error_Code="RepoNotFound")
+        if found[1] in self.hub.gated and not self._has_token():
+            return self._answer(401, b"", X_Error_Code="GatedRepo")
         if (at := self._at(found[1], found[2])) is None:
             return self._answer(404, b"", X_Error_Code="RevisionNotFound")
         commit, files = at
@@ -140,7 +146,7 @@ class _Handler(BaseHTTPRequestHandler):
         path, body = urlparse(self.path).path, self._body()
         if path == "/api/validate-yaml":
             return self._answer(200, {"errors": [], "warnings": []})
-        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+        if not self._has_token():
             return self._answer(401, {"error": "Invalid credentials"})
         if path == "/api/repos/create":
             asked = json.loads(body)

@@ -61,9 +61,17 @@ def test_kohyas_file_of_sdxl_and_its_gap(group: str, tmp_path: Path) -> None:
         torch.testing.assert_close(latents(tiny_xl()), expected, rtol=0, atol=1e-3)
 
 
-def test_what_cannot_be_exported() -> None:
+def test_what_cannot_be_exported(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^`kind` must be 'kohya', got 'a1111'.$"):
         export(erased(tiny_pipeline(), "esd-x"), "x.safetensors", kind="a1111")
+    erasure = erased(tiny_pipeline(), "esd-x")
+    own = erasure.save_pretrained(tmp_path / "own") / "pytorch_lora_weights.safetensors"
+    before = own.read_bytes()
+    with pytest.raises(FileExistsError, match=r"is the file of an erasure, which the export would replace; give a"):
+        export(erasure, own)
+    assert own.read_bytes() == before
+    with pytest.raises(ValueError, match=r"is an erasure of this package, and needs no import: use it wherever an e"):
+        import_erasure(own, tiny_pipeline(), concept="a cat")
     with pytest.raises(ValueError, match=r"^`path` must end in .safetensors, got x.bin.$"):
         export(erased(tiny_pipeline(), "esd-x"), "x.bin")
     with pytest.raises(ValueError, match=r"^no-a-cat is an erasure of a transformer; kohya's names exist for a U-Net"):

@@ -17,7 +17,9 @@ from diffusers_esd.files import (
     read_safetensors,
     remove_folder,
     remove_leftovers,
+    stored_dtype,
     stored_dtypes,
+    stored_shapes,
     sync,
     whole,
     write_safetensors,
@@ -34,6 +36,12 @@ def test_the_stored_type_of_each_component(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(10**6)}, tmp_path / "unet" / "diffusion_pytorch_model.other.safetensors")
     expected = {"unet": torch.float16, "vae": torch.bfloat16, "text_encoder": torch.float32}
     assert stored_dtypes(tmp_path) == expected, "most of the bytes decide, and a variant is not looked at"
+    assert stored_dtypes(tmp_path, "other") == {**expected, "unet": torch.float32}, "where there is one"
+    file = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    assert stored_dtype(file) == "float16"
+    assert stored_shapes(file)["conv_in.weight"] == (16, 4, 3, 3)
+    save_file({"x": torch.zeros(3, dtype=torch.int64)}, tmp_path / "numbers.safetensors")
+    assert stored_dtype(tmp_path / "numbers.safetensors") == "float32"
     (tmp_path / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"x" * 100)
     with pytest.raises(ValueError, match=r"diffusion_pytorch_model.safetensors is damaged or not a safetensors file"):
         stored_dtypes(tmp_path)

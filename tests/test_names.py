@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from diffusers_esd.names import bounded_name, check_adapter_name, default_name
+from diffusers_esd.names import bounded_name, check_adapter_name, check_new_name, default_name
 
 
 def test_names_that_a_file_system_takes() -> None:
@@ -45,3 +45,14 @@ def test_names_that_an_adapter_cannot_have(name: object, kind: type[Exception], 
 @pytest.mark.parametrize("concepts", [["a cat"], ["a.b/c"], ["猫"], ["..."], ["x" * 500]])
 def test_a_default_name_is_a_name_that_an_adapter_can_have(concepts: list[str]) -> None:
     check_adapter_name(default_name(concepts))
+
+
+def test_a_new_name_is_not_one_of_torchs_own() -> None:
+    check_adapter_name("keys")  # a file may have it: an adapter of it can be loaded under another name
+    check_new_name("no-keys")
+    with pytest.raises(
+        ValueError, match=r"^The adapter name 'keys' is reserved by torch.nn.ModuleDict; use 'no-keys'.$"
+    ):
+        check_new_name("keys")
+    with pytest.raises(ValueError, match=r"contains a dot"):
+        check_new_name("v1.5")

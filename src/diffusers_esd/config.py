@@ -52,15 +52,15 @@ class ESDConfig:
         size: Height and width of the images in pixels; `None` means the model's own.
         seed: Seed of everything random: adapter, noise, timesteps, the order of concepts.
         anchor: Prompt that the concept is erased towards: the target is `e_a - eta * (e_cond - e_a)`, with the
-            prediction `e_a` for the anchor. `""`, the empty prompt, is the paper's. A tuple has one for each concept.
-            `"auto"` takes, among generic prompts such as "an animal" and the empty one, the one nearest to the concept
-            (`training.anchors`). With `eta=0` the concept is replaced by the anchor.
+            prediction `e_a` for the anchor. `""`, the empty prompt, is the paper's. A list has one for each concept.
+            `"auto"` takes, among generic prompts such as "an animal" and the empty one, the one nearest to the concept.
+            With `eta=0` the concept is replaced by the anchor.
         erase_from: Prompt from which the concept is erased (`"hat"` from `"a cowboy"`): the student learns
             `e_from - eta * (e_cond - e_a)` on this prompt. `None` erases the concept itself.
         preserve: What must not change: a list of prompts, or `"vocabulary"`, the words of the text encoder in a few
             templates: frequent ones and those nearest to the concept, without the words that mean the concept. An empty
-            list, `()`, is the paper's plain training.
-        synonyms: Further words for the concept, such as `("kitten",)` for a cat, that the vocabulary must not preserve.
+            list is the paper's plain training.
+        synonyms: Further words for the concept, such as `"kitten"` for a cat, that the vocabulary must not preserve.
         null_space: Whether A of every layer is computed and fixed, so that the adapter answers the concept and hardly
             the preserved prompts; only B trains. The groups `"esd-x"` and `"full"` then leave out the queries and
             outputs of the cross-attentions, so that `"esd-x"` trains the same layers as `"esd-x-strict"`.

@@ -18,7 +18,7 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from .names import check_adapter_name
+from .names import check_new_name
 
 Denoiser = Any
 """A diffusers model that takes adapters: an `nn.Module` with `ModelMixin` and `PeftAdapterMixin`."""
@@ -168,9 +168,7 @@ def check_name(denoiser: Denoiser, name: str) -> None:
     Raises:
         ValueError: If it is blank, contains a dot or a slash, is reserved by torch, or is in use.
     """
-    check_adapter_name(name)
-    if hasattr(nn.ModuleDict, name):
-        raise ValueError(f"The adapter name {name!r} is reserved by torch.nn.ModuleDict; use {'no-' + name!r}.")
+    check_new_name(name)
     if name in adapter_names(denoiser):
         raise ValueError(
             f"The adapter name {name!r} is in use on this pipeline ({', '.join(adapter_names(denoiser))}); choose "

@@ -19,7 +19,7 @@ from .base_model import fingerprint, model_name
 from .denoiser import base_layers, base_weights, check_denoiser
 from .erasure import Erasure
 from .families import Family, family_for
-from .files import read_safetensors, write_safetensors
+from .files import HEADER_KEY, WEIGHTS_NAME, read_header, read_safetensors, write_safetensors
 from .groups import names_pattern
 from .kohya import PREFIX, from_kohya, to_kohya
 from .low_rank import Layers, factorised, truncated
@@ -39,8 +39,7 @@ def export(erasures: Sources, path: str | os.PathLike[str], *, kind: str = "kohy
     Args:
         erasures: One source, a list of sources (scale 1), or a mapping of sources to scales, all of one U-Net. A source
             is an `Erasure`, its folder or file, its Hub id (`user/name` or `user/name@revision`), or a recipe.
-        path: The file, `.safetensors`. It appears whole or not at all. In the folder of an erasure, do not call it
-            `pytorch_lora_weights.safetensors`.
+        path: The file, `.safetensors`. It appears whole or not at all.
         kind: `"kohya"`: the names that ComfyUI, Forge, A1111 and sd-scripts read.
 
     Returns:
@@ -51,6 +50,7 @@ def export(erasures: Sources, path: str | os.PathLike[str], *, kind: str = "kohy
         FileNotFoundError: If there is no erasure at a path or Hub id.
         ValueError: If the kind or the suffix is unknown, there is no source, a scale is not finite, the erasures do not
             fit together, or kohya's names do not cover the denoiser.
+        FileExistsError: If the file is an erasure's own.
 
     Warns:
         UserWarning: If diffusers itself would not load some of the layers from this file, the erasures were trained on
@@ -58,8 +58,7 @@ def export(erasures: Sources, path: str | os.PathLike[str], *, kind: str = "kohy
     """
     if kind != "kohya":
         raise ValueError(f"`kind` must be 'kohya', got {kind!r}.")
-    if Path(path).suffix != ".safetensors":
-        raise ValueError(f"`path` must end in .safetensors, got {path}.")
+    check_export(path)
     erasure = merge(erasures)
     component, layers = erasure.provenance.component, erasure.layers()
     if component != "unet":
@@ -74,6 +73,38 @@ def export(erasures: Sources, path: str | os.PathLike[str], *, kind: str = "kohy
             "in diffusers."
         )
     return write_safetensors(Path(path), to_kohya(layers), {"format": "pt", "ss_output_name": erasure.name})
+
+
+def check_export(path: str | os.PathLike[str]) -> None:
+    """Refuse a file that an export cannot be written to.
+
+    Raises:
+        ValueError: If the suffix is unknown.
+        FileExistsError: If the file is an erasure's own, which the export would replace.
+    """
+    file = Path(path)
+    if file.suffix != ".safetensors":
+        raise ValueError(f"`path` must end in .safetensors, got {path}.")
+    if file.name == WEIGHTS_NAME and file.exists():
+        raise FileExistsError(f"{path} is the file of an erasure, which the export would replace; give another name.")
+
+
+def check_foreign(path: str | os.PathLike[str]) -> None:
+    """Refuse a file that cannot be imported, as far as its header tells.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, not a safetensors file, or an erasure of this package.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no file {file}.")
+    if file.suffix != ".safetensors":
+        raise ValueError(f"{file} is not a safetensors file; only those are read, because others can run code.")
+    if HEADER_KEY in read_header(file):
+        raise ValueError(
+            f"{file} is an erasure of this package, and needs no import: use it wherever an erasure is taken."
+        )
 
 
 def import_erasure(
@@ -101,7 +132,8 @@ def import_erasure(
         TypeError: If the concept is not a string, or the rank not a whole number.
         FileNotFoundError: If there is no such file.
         ValueError: If the concept is empty, the rank is below 1, the name cannot be that of an adapter, or the file is
-            of neither kind, does not fit the pipeline, or contains more than a plain LoRA (DoRA).
+            of neither kind, an erasure of this package, does not fit the pipeline, or contains more than a plain LoRA
+            (DoRA).
 
     Warns:
         UserWarning: If the file changes what an adapter of the denoiser cannot change: biases, norms, text encoders.
@@ -113,6 +145,7 @@ def import_erasure(
     rank = integer_from(1)("rank", rank)
     family = family_for(pipe) if family is None else family
     component = family.component
+    check_foreign(path)
     layers, error = _read_layers(path, family, rank)
     weights = to_portable(layers, component, max(len(a) for a, _ in layers.values()))
     check_fit(family.denoiser, component, weights)

@@ -20,8 +20,6 @@ WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 HEADER_KEY = "diffusers_esd"
 
 _FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-# What from_pretrained reads without variant=...; model.fp16.safetensors is a variant.
-_OF_COMPONENT = re.compile(r"(diffusion_pytorch_model|model)(-\d+-of-\d+)?\.safetensors")
 
 
 @contextmanager
@@ -121,11 +119,15 @@ def read_header(file: Path) -> dict[str, str]:
         raise ValueError(_damaged(file, error)) from error
 
 
-def stored_dtypes(folder: Path) -> dict[str, torch.dtype]:
+def stored_dtypes(folder: Path, variant: str | None = None) -> dict[str, torch.dtype]:
     """The type of each component's weights in a pipeline's folder, from the headers of its safetensors files.
 
     If a component has weights of several types, the type with the most bytes counts. A component is left out if its
     weights are not of a floating-point type that PyTorch computes in, or if they are in other files.
+
+    Args:
+        folder: The folder.
+        variant: The variant that is read where a component has it, such as `"fp16"`.
 
     Raises:
         ValueError: If a file is damaged.
@@ -134,13 +136,44 @@ def stored_dtypes(folder: Path) -> dict[str, torch.dtype]:
 
     dtypes: dict[str, torch.dtype] = {}
     for component in sorted(path for path in folder.iterdir() if path.is_dir()):
-        sizes: Counter[str] = Counter()
-        for file in component.iterdir():
-            if _OF_COMPONENT.fullmatch(file.name):
-                sizes.update(_bytes_by_type(file))
-        if sizes and (stored := sizes.most_common(1)[0][0]) in _FLOATS:
-            dtypes[component.name] = getattr(torch, _FLOATS[stored])
+        files = _of_component(component, variant) or _of_component(component, None)
+        if stored := _most(sum(map(_bytes_by_type, files), Counter())):
+            dtypes[component.name] = getattr(torch, stored)
     return dtypes
+
+
+def stored_dtype(file: Path) -> str:
+    """Name of the type that most of a file's bytes have: `"float16"`; `"float32"` if PyTorch does not compute in it.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    return _most(_bytes_by_type(file)) or "float32"
+
+
+def stored_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of a file's tensors, by name, from its header.
+
+    Raises:
+        ValueError: If the file is damaged or not a safetensors file.
+    """
+    try:
+        entries = _header_entries(file).items()
+        return {name: tuple(map(int, entry["shape"])) for name, entry in entries if name != "__metadata__"}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(_damaged(file, error)) from error
+
+
+def _of_component(folder: Path, variant: str | None) -> list[Path]:
+    """The files that from_pretrained reads: `model.safetensors`, as a variant `model.fp16.safetensors`."""
+    middle = "" if variant is None else re.escape(f".{variant}")
+    name = re.compile(rf"(diffusion_pytorch_model|model){middle}(-\d+-of-\d+)?\.safetensors")
+    return [file for file in folder.iterdir() if name.fullmatch(file.name)]
+
+
+def _most(sizes: Counter[str]) -> str | None:
+    """PyTorch's name of the type with the most bytes."""
+    return _FLOATS.get(sizes.most_common(1)[0][0]) if sizes else None
 
 
 def _beside(path: Path) -> Path:

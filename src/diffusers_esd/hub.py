@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import HfApi, ModelCard, create_repo, file_exists, hf_hub_download, upload_folder
@@ -18,6 +17,7 @@ from huggingface_hub.errors import (
 
 from .card import is_repo_id as is_repo_id
 from .card import update_card
+from .hub_errors import clear_errors
 
 
 def check_repo_id(repo_id: str) -> None:
@@ -113,7 +113,7 @@ def download(
         FileNotFoundError: If there is no such repository for this token, no such revision, or no such file in it.
     """
     missing: EntryNotFoundError | None = None
-    with _clear_errors(repo_id, revision):
+    with clear_errors(repo_id, revision):
         for name in filenames:
             try:
                 return Path(hf_hub_download(repo_id, name, token=token, revision=revision))
@@ -144,7 +144,7 @@ def commit_of(repo_id: str, *, token: str | bool | None = None, revision: str | 
         ConnectionError: If the Hub cannot be reached.
     """
     check_repo_id(repo_id)
-    with _clear_errors(repo_id, revision):
+    with clear_errors(repo_id, revision):
         try:
             return str(HfApi().model_info(repo_id, token=token, revision=revision).sha)
         except (RepositoryNotFoundError, RevisionNotFoundError):
@@ -154,21 +154,6 @@ def commit_of(repo_id: str, *, token: str | bool | None = None, revision: str | 
             raise ConnectionError(
                 f"The Hub cannot be reached, so the commit of {repo_id!r} is unknown ({error})."
             ) from error
-
-
-@contextmanager
-def _clear_errors(repo_id: str, revision: str | None) -> Iterator[None]:
-    """Say what is wrong with a repository, and what to do."""
-    try:
-        yield
-    except GatedRepoError as error:
-        raise FileNotFoundError(f"{repo_id!r} is gated: ask for access on its page, and log in.") from error
-    except RepositoryNotFoundError as error:
-        raise FileNotFoundError(
-            f"There is neither a folder nor a repository {repo_id!r}; a private one needs a token."
-        ) from error
-    except RevisionNotFoundError as error:
-        raise FileNotFoundError(f"The repository {repo_id!r} has no revision {revision!r}.") from error
 
 
 def contains(repo_id: str, filename: str, *, token: str | bool | None = None) -> bool:

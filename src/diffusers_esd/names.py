@@ -28,6 +28,20 @@ def check_adapter_name(name: object) -> None:
         raise ValueError(f"The adapter name {name!r} contains a slash, which a file name cannot contain.")
 
 
+def check_new_name(name: object) -> None:
+    """Refuse a name that a new adapter cannot have on any pipeline.
+
+    Raises:
+        TypeError: If it is not a string.
+        ValueError: If it is blank, contains a dot or a slash, or is reserved by torch.
+    """
+    from torch import nn
+
+    check_adapter_name(name)
+    if hasattr(nn.ModuleDict, str(name)):
+        raise ValueError(f"The adapter name {name!r} is reserved by torch.nn.ModuleDict; use {f'no-{name}'!r}.")
+
+
 def default_name(concepts: Sequence[str]) -> str:
     """Name of an erasure of these concepts, such as `"no-van-gogh"`, short enough for a file."""
     return bounded_name("no-" + "-".join(re.sub(r"[^\w]+", "-", c.lower()).strip("-") or "concept" for c in concepts))

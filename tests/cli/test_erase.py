@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
-from dataclasses import fields
+from dataclasses import fields, replace
 from io import StringIO
 from pathlib import Path
 
@@ -61,6 +61,24 @@ def test_the_folder_of_the_checkpoints_is_not_that_of_the_erasure(
     call = ["erase", "nowhere", "a cat", "-o", str(tmp_path / "no-a-cat"), "--output-dir", str(tmp_path)]
     assert main(call) == 1
     assert "no-a-cat is also the folder of the checkpoints; give another --output-dir." in capsys.readouterr().err
+
+
+def test_settings_come_from_a_file_and_quiet_prints_the_results_alone(
+    model: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file, first, second = tmp_path / "run.yaml", tmp_path / "first", tmp_path / "second"
+    file.write_text("iterations: 2\nnum_inference_steps: 4\nrank: 2\npreserve: []\nseed: 3\n")
+    call = ["erase", model, "a cat", "--device", "cpu"]
+    capfd.readouterr()
+    assert main([*call, "-o", str(first), "--config", str(file), "--quiet"]) == 0
+    printed = capfd.readouterr()
+    assert printed.err == ""
+    assert [line.partition(":")[0] for line in printed.out.splitlines()] == [str(first), "a cat"]
+    config = Erasure.from_pretrained(first).config
+    assert config == ESDConfig(iterations=2, num_inference_steps=4, rank=2, preserve=(), seed=3)
+    assert main([*call, "-o", str(second), "--config", str(first), "--rank", "3"]) == 0
+    assert Erasure.from_pretrained(second).config == replace(config, rank=3)
+    assert "100%" in capfd.readouterr().err
 
 
 def test_a_dry_run_writes_nothing(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import local_hub
@@ -10,40 +9,38 @@ import pytest
 import torch
 from controls import must_fail
 from diffusers import StableDiffusionPipeline
-from made import with_provenance
 from PIL import Image
 from safetensors.torch import save_file
 from tiny import latents, tiny_pipeline
 
 from diffusers_esd import Erasure
 from diffusers_esd.cli import main
-from diffusers_esd.files import HEADER_KEY, stored_dtypes, write_safetensors
+from diffusers_esd.files import stored_dtypes
 
 
-@pytest.mark.parametrize("command", ["preview", "stack"])
-def test_images(command: str, model: str, erasures: list[str], tmp_path: Path) -> None:
-    chosen = erasures[:1] if command == "preview" else [erasures[0], f"{erasures[1]}=0.5"]
+@pytest.mark.parametrize("multipliers", [[], ["--multipliers", "0", "1"]])
+def test_images(multipliers: list[str], model: str, erasures: list[str], tmp_path: Path) -> None:
     common = ["--prompt", "a cat", "--prompt", "a dog", "--seeds", "0", "1", "--steps", "2", "--device", "cpu"]
-    assert main([command, model, *chosen, "-o", str(tmp_path / "grid.png"), *common]) == 0
+    call = ["preview", model, erasures[0], f"{erasures[1]}=0.5", "-o", str(tmp_path / "grid.png"), *common]
+    assert main([*call, *multipliers]) == 0
     image = Image.open(tmp_path / "grid.png")
-    columns = 4 if command == "preview" else 2
+    columns = 2 if multipliers else 4
     assert columns * 256 < image.size[0] < (columns + 1) * 256
     assert 4 * 256 < image.size[1] < 5 * 256
 
 
 def test_the_same_images_of_a_recipe(model: str, erasures: list[str], recipe: str, tmp_path: Path) -> None:
-    def drawn(*arguments: str) -> bytes:
+    def drawn(*chosen: str) -> bytes:
         file = tmp_path / "grid.png"
-        common = ["--prompt", "a cat", "--steps", "1", "--device", "cpu", "-o", str(file)]
-        assert main([*arguments[:1], model, *arguments[1:], *common]) == 0
+        common = ["--prompt", "a cat", "--steps", "1", "--device", "cpu", "-o", str(file), "--multipliers", "0", "1"]
+        assert main(["preview", model, *chosen, *common]) == 0
         return Image.open(file).tobytes()
 
-    expected = drawn("stack", f"{erasures[0]}=0.4", f"{erasures[1]}=0.5")
-    assert drawn("stack", f"{recipe}=0.5") == expected
-    assert drawn("stack", str(Path(recipe).parent) + "=.5") == expected
-    assert drawn("preview", f"{recipe}=0.5", "--scales", "0", "1") == expected
+    expected = drawn(f"{erasures[0]}=0.4", f"{erasures[1]}=0.5")
+    assert drawn(f"{recipe}=0.5") == expected
+    assert drawn(str(Path(recipe).parent) + "=.5") == expected
     with must_fail("the scale counts"):
-        assert drawn("stack", recipe) == expected
+        assert drawn(recipe) == expected
 
 
 def test_merge_bake_export_and_import(
@@ -82,50 +79,16 @@ def test_push_publishes_an_erasure_or_a_recipe(erasures: list[str], recipe: str,
     assert set(hub.repositories["me/both"]) == {"README.md", "stack.json"}
 
 
-def test_info_shows_what_is_true_of_an_erasure(
+def test_what_needs_no_import_or_would_be_replaced_is_refused(
     erasures: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["info", erasures[0]]) == 0
-    text = capsys.readouterr().out
-    for line in ('name: "no-a-cat"', 'concepts: ["a cat"]', "rank: 2", "iterations: 8", "alignment: -0.5"):
-        assert f"{line}\n" in text
-    assert text.splitlines()[-1].startswith("alignment, from first to last: ")
-    assert text.splitlines()[-1].endswith("█▇▇▆▅▅▄▃"), "from 1 down to -0.5, on a scale that ends at -1"
-    assert main(["merge", *erasures, "-o", str(tmp_path / "both")]) == 0
-    capsys.readouterr()
-    assert main(["info", str(tmp_path / "both")]) == 0
-    merged = capsys.readouterr().out
-    assert 'origin: "merged"' in merged
-    assert "rank: 4" in merged
-    assert "eta: " not in merged, "nothing is claimed of a training"
-    assert "from first to last" not in merged
-
-
-def test_info_counts_long_lists_and_reads_former_files(
-    erasures: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    erasure = Erasure.from_pretrained(erasures[0])
-    long = with_provenance(
-        erasure, left_out={"too faint": ("conv_in", "conv_out")}, leaks={"conv_in": 0.01, "conv_out": 0.02}
-    )
-    assert main(["info", str(long.save_pretrained(tmp_path / "long"))]) == 0
-    text = capsys.readouterr().out
-    assert 'left_out, layers by reason: {"too faint": 2}' in text
-    assert "leaks, the largest: 0.02" in text
-    values = erasure.to_dict()
-    del values["provenance"]["origin"]
-    values["config"] |= {"offload": True}
-    weights = dict(erasure.weights)
-    write_safetensors(tmp_path / "former.safetensors", weights, {HEADER_KEY: json.dumps(values)})
-    assert main(["info", str(tmp_path / "former.safetensors")]) == 0
-    assert 'origin: "trained"' in capsys.readouterr().out
-    values["provenance"]["history"] = [[1.0, "high"]]
-    write_safetensors(tmp_path / "damaged.safetensors", weights, {HEADER_KEY: json.dumps(values)})
-    assert main(["info", str(tmp_path / "damaged.safetensors")]) == 1
-    assert "damaged.safetensors is damaged or of a newer version" in capsys.readouterr().err
-    write_safetensors(tmp_path / "foreign.safetensors", weights, {"format": "pt"})
-    assert main(["info", str(tmp_path / "foreign.safetensors")]) == 1
-    assert "foreign.safetensors is not an erasure: 'diffusers_esd' is missing" in capsys.readouterr().err
+    file = f"{erasures[0]}/pytorch_lora_weights.safetensors"
+    for call, message in (
+        (["import", file, "nowhere", "--concept", "a cat", "-o", str(tmp_path / "x")], "needs no import: use it"),
+        (["export", "nothing", "-o", file], "is the file of an erasure, which the export would replace"),
+    ):
+        assert main(call) == 1
+        assert message in capsys.readouterr().err
 
 
 def sizes(folder: Path) -> dict[str, int]:

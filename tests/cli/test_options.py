@@ -1,70 +1,28 @@
-"""Options become configurations, and texts become erasures with scales."""
+"""Texts become checked values and erasures with scales, and a folder keeps its finished erasure."""
 
 from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from controls import must_fail
 from made import made, with_provenance
 from tiny import tiny_pipeline
 
-from diffusers_esd import Erasure, ESDConfig, Recipe
+from diffusers_esd import Erasure, Recipe
 from diffusers_esd.cli.options import (
-    add_fields,
+    adapter_name,
     add_output,
     check_output,
-    given_fields,
+    positive,
+    prompt,
     read_erasures,
     save,
     with_scale,
 )
-from diffusers_esd.run import RunConfig
-
-
-def given(kind: type, values: list[str]) -> Any:
-    """The configuration of a command line."""
-    parser = argparse.ArgumentParser()
-    add_fields(parser, kind)
-    return kind(**given_fields(parser.parse_args(values), kind))
-
-
-def test_options_are_the_fields_of_a_configuration() -> None:
-    values = ["--group", ".*attn1.*", "--eta", "2", "--no-null-space", "--size", "64", "--lora-alpha", "3"]
-    values += ["--preserve", "a dog", "a bus", "--erase-from", "an animal", "--stop-at-alignment", "-0.5"]
-    assert given(ESDConfig, values) == ESDConfig(
-        group=".*attn1.*", eta=2.0, null_space=False, size=64, lora_alpha=3.0, preserve=("a dog", "a bus"),
-        erase_from="an animal", stop_at_alignment=-0.5,
-    )  # fmt: skip
-    assert given(ESDConfig, []) == ESDConfig()
-    assert given(ESDConfig, ["--preserve", "vocabulary"]) == ESDConfig()
-    assert given(ESDConfig, ["--preserve"]) == ESDConfig(preserve=())
-    assert given(ESDConfig, ["--synonyms", "kitten", "kitty"]) == ESDConfig(synonyms=("kitten", "kitty"))
-    assert given(ESDConfig, ["--anchor", "auto"]) == ESDConfig(anchor="auto")
-    assert given(ESDConfig, ["--anchor", "an animal", ""]) == ESDConfig(anchor=("an animal", ""))
-    assert given(RunConfig, ["--offload"]) == RunConfig(offload=True)
-    assert given(RunConfig, []) == RunConfig()
-    values = ["--output-dir", "runs", "--checkpoint-every", "50", "--keep-checkpoints", "3", "--resume", "latest"]
-    assert given(RunConfig, values) == RunConfig(
-        output_dir="runs", checkpoint_every=50, keep_checkpoints=3, resume="latest"
-    )
-    values = [
-        "--output-dir",
-        "runs",
-        "--sample-every",
-        "50",
-        "--sample-prompts",
-        "a cat",
-        "a dog",
-        "--report-to",
-        "wandb",
-    ]
-    assert given(RunConfig, values) == RunConfig(
-        output_dir="runs", sample_every=50, sample_prompts=("a cat", "a dog"), report_to="wandb"
-    )
 
 
 @pytest.mark.parametrize(
@@ -76,19 +34,48 @@ def test_options_are_the_fields_of_a_configuration() -> None:
         ("me/no-cat@v1=2", ("me/no-cat@v1", 2.0)),
         ("eta=high/no-cat", ("eta=high/no-cat", 1.0)),
         ("eta=high/no-cat=0.5", ("eta=high/no-cat", 0.5)),
-        ("no-cat=", ("no-cat=", 1.0)),
-        ("=1", ("=1", 1.0)),
-        ("no-cat=nan", ("no-cat=nan", 1.0)),
     ],
 )
 def test_a_scale_stands_behind_the_last_equals_sign(text: str, expected: tuple[str, float]) -> None:
     assert with_scale(text) == expected
 
 
+@pytest.mark.parametrize("text", ["no-cat=", "=1", "no-cat=nan", "no-cat=high", "no-cat=0,8", "no-cat=1e", ""])
+def test_a_missing_or_wrong_scale_is_an_error(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    message = f"an erasure and its scale are written as no-cat=0.8, got {text!r}."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        with_scale(text)
+    if text:
+        (tmp_path / text).mkdir()
+        assert with_scale(text) == ((text, 1.0) if text != "=1" else ("=1", 1.0)), "a folder may have such a name"
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad", "message"),
+    [
+        (positive, "16", "0", "must be a whole number, 1 or more; got '0'."),
+        (positive, "1", "-2", "must be a whole number, 1 or more; got '-2'."),
+        (positive, "1", "many", "must be a whole number, 1 or more; got 'many'."),
+        (prompt, "a cat", " ", "`prompt` is empty: got ' '; give the words of a prompt."),
+        (
+            adapter_name,
+            "no-cat",
+            "v1.5",
+            "The adapter name 'v1.5' contains a dot, which PEFT cannot store; use 'v1-5'.",
+        ),
+    ],
+)
+def test_values_are_checked_as_they_are_read(kind: Callable[[str], object], good: str, bad: str, message: str) -> None:
+    assert str(kind(good)) == good
+    with pytest.raises(argparse.ArgumentTypeError, match=f"^{re.escape(message)}$"):
+        kind(bad)
+
+
 def test_erasures_and_recipes_are_read_with_their_scales(tmp_path: Path) -> None:
     cat, dog = (made(tiny_pipeline(), f"a {word}", rank=1).save_pretrained(tmp_path / word) for word in ("cat", "dog"))
     recipe = Recipe.of({cat: 0.8, dog: 0.5}).save(tmp_path)
-    read = read_erasures([str(cat), f"{cat}=0.5", f"{recipe}=0.5"])
+    read = read_erasures([(str(cat), 1.0), (str(cat), 0.5), (str(recipe), 0.5)])
     assert [(erasure.name, scale) for erasure, scale in read.items()] == [
         ("no-a-cat", 1.0), ("no-a-cat", 0.5), ("no-a-cat", 0.4), ("no-a-dog", 0.25),
     ]  # fmt: skip

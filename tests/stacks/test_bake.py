@@ -74,7 +74,7 @@ def test_baking_appears_whole_or_not_at_all(
 ) -> None:
     pipe = tiny_pipeline()
     bake(pipe, [erasures[0]], save_to=tmp_path / "there")
-    with pytest.raises(FileExistsError, match=r"^`save_to` must be a new folder; .*there exists.$"):
+    with pytest.raises(FileExistsError, match=r"^A baked pipeline must be saved in a new folder; .*there exists.$"):
         bake(pipe, [erasures[0]], save_to=tmp_path / "there")
 
     def fail(*arguments: Any, **options: Any) -> None:

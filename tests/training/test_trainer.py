@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from controls import must_fail
-from tiny import tiny_pipeline
+from tiny import style_adapter, tiny_pipeline
 
 from diffusers_esd import ESDConfig, ESDTrainer, RunConfig
 
@@ -57,3 +57,21 @@ def test_a_run_is_given_flat_or_as_a_value_and_is_not_in_the_result() -> None:
     assert erasure.config == plain.config
     for key, weight in plain.weights.items():
         torch.testing.assert_close(erasure.weights[key], weight, rtol=1e-3, atol=1e-5)
+
+
+def test_a_cell_that_runs_twice_replaces_its_adapter() -> None:
+    pipe = tiny_pipeline()
+    style_adapter(pipe)
+    trainer = ESDTrainer(pipe, **QUICK)
+    first = trainer.erase("a cat")
+    with pytest.raises(ValueError, match=r"^The adapter name 'no-a-cat' is in use on this pipeline"):
+        trainer.erase("a cat")
+    assert trainer.erase("a cat", overwrite=True, dry_run=True).name == "no-a-cat"
+    assert list(pipe.unet.peft_config) == ["style", "no-a-cat"], "a dry run removes nothing"
+    again = trainer.erase("a cat", overwrite=True, beside=["no-a-cat"])
+    assert list(pipe.unet.peft_config) == pipe.get_active_adapters() == ["style", "no-a-cat"]
+    assert all(torch.equal(weight, again.weights[key]) for key, weight in first.weights.items())
+    assert again.provenance.beside == ()
+    with must_fail("beside the first one, another is trained"):
+        on_top = trainer.erase("a cat", name="other", overwrite=True)
+        assert all(torch.equal(weight, on_top.weights[key]) for key, weight in first.weights.items())

@@ -17,7 +17,8 @@ def add_commands(commands: Any) -> None:
     """Add the command."""
     text = "erase an object and a style from a small model, and draw what is left; needs no network"
     parser = add_command(commands, "demo", _demo, text)
-    parser.add_argument("-o", "--output", type=Path, default=Path("demo-output"), help="folder to write")
+    text = "folder to write (default: %(default)s)"
+    parser.add_argument("-o", "--output", type=Path, default=Path("demo-output"), help=text)
 
 
 def _demo(options: argparse.Namespace) -> None:

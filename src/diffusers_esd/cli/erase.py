@@ -10,7 +10,9 @@ from typing import Any
 from ..config import ESDConfig
 from ..names import default_name
 from ..run import RunConfig
-from .options import add_command, add_fields, add_model, add_output, check_output, given_fields, load_pipeline, save
+from .fields import add_config, add_fields, configurations
+from .model import add_model, load_pipeline
+from .options import adapter_name, add_command, add_output, check_output, prompt, save
 
 
 def add_commands(commands: Any) -> None:
@@ -19,28 +21,34 @@ def add_commands(commands: Any) -> None:
     add_output(erase)
     add_model(erase)
     what = erase.add_mutually_exclusive_group(required=True)
-    what.add_argument("concept", nargs="?", help='words of the concept, in quotes if there are several: "Van Gogh"')
+    text = 'words of the concept, in quotes if there are several: "Van Gogh"; or give --concepts (default: none)'
+    what.add_argument("concept", nargs="?", type=prompt, help=text)
     text = "text file with one concept a line; each gets an adapter of its own, in a folder of its own in --output"
-    what.add_argument("--concepts", type=Path, metavar="FILE", help=text)
-    further = "a further concept that the same adapter erases; may be repeated"
-    erase.add_argument("--concept", dest="further", action="append", default=[], metavar="CONCEPT", help=further)
-    erase.add_argument("--name", help="name of the adapter")
+    what.add_argument("--concepts", type=Path, metavar="FILE", help=f"{text} (default: none)")
+    text = "a further concept that the same adapter erases; may be repeated (default: none)"
+    erase.add_argument(
+        "--concept", dest="further", type=prompt, action="append", default=[], metavar="CONCEPT", help=text
+    )
+    erase.add_argument("--name", type=adapter_name, help="name of the adapter (default: made from the concepts)")
     erase.add_argument("--dry-run", action="store_true", help="print what would be trained and its cost, then stop")
     erase.add_argument("--check", action="store_true", help="afterwards, draw check.png and print the alignments")
-    add_fields(erase.add_argument_group("what is learned, the fields of ESDConfig"), ESDConfig)
-    add_fields(erase.add_argument_group("how it runs, the fields of RunConfig"), RunConfig)
+    add_config(erase)
+    add_fields(erase.add_argument_group("what is learned"), ESDConfig)
+    add_fields(erase.add_argument_group("how it runs"), RunConfig)
 
 
 def _erase(options: argparse.Namespace) -> None:
-    config, run = ESDConfig(**given_fields(options, ESDConfig)), RunConfig(**given_fields(options, RunConfig))
+    config, run = configurations(options)
     if options.concepts is not None:
         _erase_each(options, config, run)
         return
     from ..training.launch import is_launched, joined
-    from ..training.trainer import ESDTrainer
+    from ..training.prompts import check_concepts
+    from ..training.trainer import ESDTrainer, check_packages
 
     check_output(options)
-    concepts = [options.concept, *options.further]
+    check_packages(config, run)
+    concepts = check_concepts([options.concept, *options.further], config)
     if options.output.resolve() == run.folder(options.name or default_name(concepts)):
         raise ValueError(f"{options.output} is also the folder of the checkpoints; give another --output-dir.")
     if is_launched() and not run.data_parallel:
@@ -54,7 +62,8 @@ def _erase(options: argparse.Namespace) -> None:
         return
     layers, quoted = len(trainer.selection().names), ", ".join(map(repr, concepts))
     text = f"erasing {quoted}: {config.group}, up to {layers} layers, {config.iterations} iterations"
-    processes.from_main(lambda: print(text, flush=True))
+    if not options.quiet:
+        processes.from_main(lambda: print(text, flush=True))
     erasure = trainer.erase(concepts, name=options.name)
     processes.from_main(lambda: _save(erasure, pipe, options))
     if not erasure.provenance.complete:
@@ -80,8 +89,9 @@ def _erase_each(options: argparse.Namespace, config: ESDConfig, run: RunConfig) 
         raise ValueError("--force cannot be used with --concepts; delete the folders to replace.")
     from ..training.launch import joined
     from ..training.series import check_each, erase_each, read_concepts, table
-    from ..training.trainer import ESDTrainer
+    from ..training.trainer import ESDTrainer, check_packages
 
+    check_packages(config, run)
     concepts = read_concepts(options.concepts)
     there = check_each(concepts, options.output, config, run)
     pipe = load_pipeline(options)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from ..version import __version__
-from . import demo, erase, erasures, stacks
+from . import demo, erase, erasures, info, stacks
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,13 +31,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     erase.add_commands(commands)
     erasures.add_commands(commands)
     stacks.add_commands(commands)
+    info.add_commands(commands)
     demo.add_commands(commands)
     options = parser.parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+    except _reported() as error:
         print(f"error: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _reported() -> tuple[type[Exception], ...]:
+    """The errors that are printed without a traceback. The Hub's client is not imported for its own."""
+    hub = sys.modules.get("huggingface_hub.errors")
+    return (ValueError, TypeError, OSError, RuntimeError, ImportError, *([] if hub is None else [hub.HTTPError]))

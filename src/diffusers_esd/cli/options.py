@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they become: configurations, erasures, a pipeline."""
+"""Options that several commands share, and what they become: checked values, erasures with scales, a folder."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import itertools
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
+
+from ..arguments import check_prompt
+from ..names import check_new_name
 
 SOURCE = "folder, file or Hub id (user/name or user/name@revision) of an erasure or a recipe"
 
@@ -36,97 +38,64 @@ def add_command(commands: Any, name: str, run: Command, text: str, *, output: st
     return parser
 
 
-def add_model(parser: Any) -> None:
-    """Add the options of `load_pipeline`."""
-    parser.add_argument("model", help="folder or Hub id of a pipeline")
-    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="type of the weights")
-    parser.add_argument("--device", help="cuda, mps or cpu; the best that is available by default")
-
-
-def load_pipeline(options: argparse.Namespace) -> Any:
-    """The pipeline for training and drawing: on the best device, and in half precision if that is not the CPU.
-
-    Each process of a launcher has a GPU of its own.
-    """
-    import torch
-    from diffusers import DiffusionPipeline
-
-    from ..training.launch import own_device
-
-    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    device = own_device(options.device or best)
-    half = "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float16"
-    dtype = getattr(torch, options.dtype or ("float32" if device == "cpu" else half))
-    return DiffusionPipeline.from_pretrained(options.model, dtype=dtype).to(device)
-
-
-def load_stored_pipeline(options: argparse.Namespace) -> Any:
-    """The pipeline for work on the weights themselves: in the types of its files, on the CPU by default."""
-    import torch
-    from diffusers import DiffusionPipeline
-
-    from ..files import stored_dtypes
-
-    dtypes: Any
-    if options.dtype:
-        dtypes = getattr(torch, options.dtype)
-    else:
-        folder = Path(options.model)
-        if not folder.is_dir():
-            folder = Path(DiffusionPipeline.download(options.model))
-        # from_pretrained does not accept dtype="auto", and loads in float32 without a dtype.
-        dtypes = {"default": torch.float32, **stored_dtypes(folder)}
-    return DiffusionPipeline.from_pretrained(options.model, dtype=dtypes).to(options.device or "cpu")
-
-
 def add_erasures(parser: Any) -> None:
-    """Add one or several erasures with scales."""
-    text = f"{SOURCE}, with its scale: no-cat=0.8; 1 by default"
-    parser.add_argument("erasures", nargs="+", metavar="erasure[=scale]", help=text)
+    """Add one or several erasures, with their scales, as pairs."""
+    text = f"{SOURCE}, with its scale: no-cat=0.8 (default: 1)"
+    parser.add_argument("erasures", nargs="+", type=checked(with_scale), metavar="erasure[=scale]", help=text)
+
+
+def checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A `type` of `argparse` whose error is that of a check."""
+
+    def convert(text: str) -> Any:
+        try:
+            return check(text)
+        except (ValueError, TypeError) as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return convert
+
+
+def positive(text: str) -> int:
+    """A whole number, 1 or more; a `type` of `argparse`."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number, 1 or more; got {text!r}.")
+    return int(text)
+
+
+@checked
+def prompt(text: str) -> str:
+    """A prompt that is not blank; a `type` of `argparse`."""
+    return check_prompt("prompt", text)
+
+
+@checked
+def adapter_name(text: str) -> str:
+    """A name that an adapter can have; a `type` of `argparse`."""
+    check_new_name(text)
+    return text
 
 
 def with_scale(text: str) -> tuple[str, float]:
-    """The source and the scale of `source` or `source=scale`."""
-    source, _, scale = text.rpartition("=")
+    """The source and the scale of `source` or `source=scale`.
+
+    Raises:
+        ValueError: If the source or the scale is missing, or the scale is not a number.
+    """
+    source, equals, scale = text.rpartition("=")
     if source and re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)", scale):
         return source, float(scale)
+    # The path of an erasure may contain an equals sign.
+    if not text or (equals and not Path(text).exists() and not set(scale) & set("/\\")):
+        raise ValueError(f"an erasure and its scale are written as no-cat=0.8, got {text!r}.")
     return text, 1.0
 
 
-def read_erasures(texts: Sequence[str]) -> dict[Any, float]:
-    """The erasures of `source` and `source=scale`, and their scales. The same source may be given twice."""
+def read_erasures(given: Sequence[tuple[str, float]]) -> dict[Any, float]:
+    """The erasures of sources with scales, and their scales. The same source may be given twice."""
     from ..stacks.sources import read_parts
 
-    return {erasure: scale for text in texts for erasure, scale in read_parts(*with_scale(text))}
-
-
-def add_fields(group: Any, kind: type) -> None:
-    """Add an option for each field of a configuration, with its documentation."""
-    text = (kind.__doc__ or "").partition("Attributes:")[2]
-    described = dict(re.findall(r"^ {8}(\w+): (.*?)(?=^ {8}\w+: |\Z)", text, re.MULTILINE | re.DOTALL))
-    types = get_type_hints(kind)
-    for field in fields(kind):
-        allowed = get_args(types[field.name]) or (types[field.name],)
-        options: dict[str, Any] = {"help": " ".join(described[field.name].split()).replace("%", "%%")}
-        if field.name in ("anchor", "preserve", "synonyms", "sample_prompts"):
-            options |= {"nargs": "*", "metavar": "PROMPT"}
-        elif allowed == (bool,):
-            options["action"] = argparse.BooleanOptionalAction
-        elif all(isinstance(value, str) for value in allowed):
-            options["choices"] = allowed
-        else:
-            options["type"] = next(t for t in allowed if isinstance(t, type) and t is not type(None))
-        group.add_argument("--" + field.name.replace("_", "-"), default=argparse.SUPPRESS, **options)
-
-
-def given_fields(options: argparse.Namespace, kind: type) -> dict[str, Any]:
-    """The fields of a configuration that were given."""
-    values = {field.name: getattr(options, field.name) for field in fields(kind) if hasattr(options, field.name)}
-    if values.get("preserve") == ["vocabulary"]:
-        values["preserve"] = "vocabulary"
-    if len(values.get("anchor", ())) == 1:
-        values["anchor"] = values["anchor"][0]
-    return values
+    return {erasure: scale for source, given_scale in given for erasure, scale in read_parts(source, given_scale)}
 
 
 def add_output(parser: Any) -> None:

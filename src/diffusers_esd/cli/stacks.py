@@ -5,17 +5,16 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from .model import add_model, load_pipeline, load_stored_pipeline
 from .options import (
+    adapter_name,
     add_command,
     add_erasures,
-    add_model,
     add_output,
     check_output,
-    load_pipeline,
-    load_stored_pipeline,
+    positive,
     read_erasures,
     save,
-    with_scale,
 )
 
 
@@ -31,19 +30,19 @@ def add_commands(commands: Any) -> None:
     add_output(refine)
     add_model(refine)
     add_erasures(refine)
-    refine.add_argument("--iterations", type=int, default=200, help="optimiser updates; 200 by default")
-    refine.add_argument("--rank", type=int, help="rank of the result; the sum of their ranks by default")
-    refine.add_argument("--name", help="name of the result")
+    refine.add_argument("--iterations", type=positive, default=200, help="optimiser updates (default: %(default)s)")
+    refine.add_argument("--rank", type=positive, help="rank of the result (default: the sum of their ranks)")
+    refine.add_argument("--name", type=adapter_name, help="name of the result (default: made from the concepts)")
 
     merge = add_command(commands, "merge", _merge, "make one erasure of several")
     add_output(merge)
     add_erasures(merge)
-    merge.add_argument("--rank", type=int, help="the best approximation of this rank; exact by default")
-    merge.add_argument("--name", help="name of the result")
+    merge.add_argument("--rank", type=positive, help="the best approximation of this rank (default: exact)")
+    merge.add_argument("--name", type=adapter_name, help="name of the result (default: made from their names)")
 
     text = "write a pipeline with erasures in its weights"
     bake = add_command(commands, "bake", _bake, text, output="new folder for the pipeline")
-    add_model(bake)
+    add_model(bake, stored=True)
     add_erasures(bake)
 
     text = "write a recipe, stack.json: saved erasures and their scales"
@@ -56,6 +55,7 @@ def _calibrate(options: argparse.Namespace) -> None:
 
     check_file(options.output)
     given = _given_scales(options)
+    read_erasures(options.erasures)  # for their errors, before the model is loaded
     scales = calibrate(load_pipeline(options), given)
     for source, scale in scales.items():
         print(f"{source}={scale:.3f}")
@@ -83,8 +83,9 @@ def _merge(options: argparse.Namespace) -> None:
 
 
 def _bake(options: argparse.Namespace) -> None:
-    from ..stacks.bake import bake
+    from ..stacks.bake import bake, check_new
 
+    check_new(options.output)
     erasures = read_erasures(options.erasures)
     bake(load_stored_pipeline(options), erasures, save_to=options.output)
     print(options.output)
@@ -98,7 +99,7 @@ def _recipe(options: argparse.Namespace) -> None:
 
 def _given_scales(options: argparse.Namespace) -> dict[str, float]:
     """Scales by source."""
-    scales = dict(map(with_scale, options.erasures))
+    scales: dict[str, float] = dict(options.erasures)
     if len(scales) < len(options.erasures):
         raise ValueError("An erasure is given twice; give it once, with the sum of its scales.")
     return scales

@@ -76,10 +76,19 @@ def bake(
     return baked
 
 
+def check_new(folder: Path) -> None:
+    """Refuse a folder that exists.
+
+    Raises:
+        FileExistsError: If it exists.
+    """
+    if folder.exists():
+        raise FileExistsError(f"A baked pipeline must be saved in a new folder; {folder} exists.")
+
+
 def _check_saveable(pipe: Any, component: str, folder: Path) -> None:
     """Refuse a folder that exists, and adapters on other parts, with which the pipeline would not load again."""
-    if folder.exists():
-        raise FileExistsError(f"`save_to` must be a new folder; {folder} exists.")
+    check_new(folder)
     others = {name: model for name, model in pipe.components.items() if name != component}
     wrapped = [name for name, model in others.items() if isinstance(model, nn.Module) and tuner_layers(model)]
     if wrapped:

@@ -12,8 +12,9 @@ from typing import Any, Literal, overload
 
 from diffusers import DiffusionPipeline
 
+from ..adapter import remove
 from ..config import ESDConfig
-from ..denoiser import base_layers, check_denoiser, check_name, check_present
+from ..denoiser import adapter_names, base_layers, check_denoiser, check_name, check_present
 from ..erasure import Erasure
 from ..families import Family, Schedule, checked_family
 from ..groups import Selection, select
@@ -65,16 +66,13 @@ class ESDTrainer:
         self.run = RunConfig(**{**asdict(run or RunConfig()), **run_overrides})
         self.config = ESDConfig.from_dict({**(config or ESDConfig()).to_dict(), **overrides})
         self.limits = limits or Limits()
-        if self.config.optimizer == "adam8bit" and find_spec("bitsandbytes") is None:
-            raise ImportError("`optimizer`='adam8bit' needs bitsandbytes: pip install \"diffusers-esd[8bit]\".")
+        check_packages(self.config, self.run)
         self.family = checked_family(pipe, family)
         if self.run.gradient_checkpointing and not self.family.denoiser._supports_gradient_checkpointing:
             raise ValueError(
                 f"A {type(self.family.denoiser).__name__} does not support `gradient_checkpointing`; set it to False."
             )
         check_samples(self.family, self.run)
-        if self.run.report_to is not None:
-            check_tracker(self.run.report_to)
         self._shape = self.family.latent_shape(self.config.size)
         # For their errors only; what is trained may have changed until `erase` is called.
         self.selection()
@@ -89,6 +87,7 @@ class ESDTrainer:
         name: str | None = None,
         beside: Sequence[str] = (),
         callback: Callback | None = None,
+        overwrite: bool = False,
         dry_run: Literal[False] = False,
     ) -> Erasure: ...
 
@@ -100,6 +99,7 @@ class ESDTrainer:
         name: str | None = None,
         beside: Sequence[str] = (),
         callback: Callback | None = None,
+        overwrite: bool = False,
         dry_run: Literal[True],
     ) -> Plan: ...
 
@@ -110,6 +110,7 @@ class ESDTrainer:
         name: str | None = None,
         beside: Sequence[str] = (),
         callback: Callback | None = None,
+        overwrite: bool = False,
         dry_run: bool = False,
     ) -> Erasure | Plan:
         """Train an adapter that erases a concept. It stays on the pipeline, and what was active before stays active.
@@ -121,6 +122,9 @@ class ESDTrainer:
                 then does not depend on them. By default it is trained on top of everything that is active.
             callback: Called after every iteration. If it returns `"stop"`, the training ends, as after Ctrl-C. Of
                 several processes, the main one calls it.
+            overwrite: Whether an adapter of this name that is on the pipeline is removed first, for a notebook cell
+                that runs twice; otherwise it is an error. Files, such as checkpoints, are not replaced. If the training
+                fails, the removed adapter does not come back.
             dry_run: Only return what would be trained and what it would cost. Nothing is trained, and the denoiser is
                 evaluated only to find anchors (`anchor="auto"`).
 
@@ -148,9 +152,14 @@ class ESDTrainer:
             name = name if name is not None else default_name(concepts)
             selection = self.selection()
             denoiser = self.family.denoiser
-            check_name(denoiser, name)
+            replaces = overwrite and name in adapter_names(denoiser)
+            if not replaces:
+                check_name(denoiser, name)
             beside = (beside,) if isinstance(beside, str) else tuple(beside)
             check_present(denoiser, beside)
+            if replaces and not dry_run:
+                remove(denoiser, name)
+                beside = tuple(other for other in beside if other != name)
             with trainable(self.family, beside):
                 warn_of_long(self.family, given_prompts(config, concepts))
                 task = Task(
@@ -196,3 +205,16 @@ class ESDTrainer:
                 "space leaves out; train them with null_space=False or preserve=()."
             )
         return selection
+
+
+def check_packages(config: ESDConfig, run: RunConfig) -> None:
+    """Refuse settings that need a package that is missing.
+
+    Raises:
+        ValueError: If the tracker is unknown.
+        ImportError: If a package is missing; the message says how to install it.
+    """
+    if config.optimizer == "adam8bit" and find_spec("bitsandbytes") is None:
+        raise ImportError("`optimizer`='adam8bit' needs bitsandbytes: pip install \"diffusers-esd[8bit]\".")
+    if run.report_to is not None:
+        check_tracker(run.report_to)
