@@ -16,6 +16,8 @@ from controls import must_fail
 from safetensors.torch import save_file
 from tiny import tiny_pipeline
 
+from diffusers_esd.base_model import model_name
+from diffusers_esd.cli import main
 from diffusers_esd.cli.model import add_model, load_pipeline, load_stored_pipeline
 from diffusers_esd.files import stored_dtypes
 from diffusers_esd.kohya import sgm_names
@@ -89,6 +91,7 @@ def test_a_single_file_is_loaded_with_the_settings_of_a_folder(single: Path, mod
     call = options(str(single), "--model-config", model)
     pipe = load_stored_pipeline(call)
     assert type(pipe) is diffusers.StableDiffusionPipeline
+    assert model_name(pipe) == "model.safetensors"
     assert weights(pipe).keys() == expected.keys()
     assert all(torch.equal(value, expected[key]) for key, value in weights(pipe).items()), "in the type of the file"
     assert {value.dtype for value in weights(load_pipeline(call)).values() if value.is_floating_point()} == {
@@ -119,6 +122,8 @@ def answers(
     code = f"""
 import argparse, os
 os.environ["HF_HUB_OFFLINE"] = "{int(offline)}"
+from diffusers_esd.base_model import model_name
+from diffusers_esd.cli import main
 from diffusers_esd.cli.model import add_model, load_stored_pipeline
 for call in {calls!r}:
     parser = argparse.ArgumentParser()
@@ -207,19 +212,30 @@ def test_a_variant_keeps_its_types(tmp_path: Path) -> None:
     pipe = tiny_pipeline()
     pipe.save_pretrained(tmp_path)
     pipe.to(torch.float16).save_pretrained(tmp_path, variant="fp16")
+    (tmp_path / "vae" / "diffusion_pytorch_model.fp16.safetensors").unlink()
     assert set(stored_dtypes(tmp_path).values()) == {torch.float32}
     loaded = load_stored_pipeline(options(str(tmp_path), "--variant", "fp16"))
-    assert loaded.unet.dtype == loaded.vae.dtype == torch.float16
+    assert loaded.unet.dtype == loaded.text_encoder.dtype == torch.float16
+    assert loaded.vae.dtype == torch.float32, "it does not have the variant"
     with must_fail("without it the other files are read"):
         assert load_stored_pipeline(options(str(tmp_path))).unet.dtype == torch.float16
 
 
-def test_quiet_shows_no_bars(model: str, capfd: pytest.CaptureFixture[str]) -> None:
-    def bars(*arguments: str) -> str:
-        pipe = load_pipeline(options(model, *arguments))
-        pipe("a cat", num_inference_steps=1)
-        return capfd.readouterr().err
+def test_quiet_shows_no_bars(
+    model: str, erasures: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def bars(name: str, *arguments: str) -> int:
+        capfd.readouterr()
+        assert main(["bake", model, erasures[0], "-o", str(tmp_path / name), *arguments]) == 0
+        printed = capfd.readouterr()
+        assert printed.out == f"{tmp_path / name}\n"
+        return printed.err.count("100%")
 
-    assert "100%" in bars(), "they are back afterwards"
-    assert bars("--quiet") == ""
-    assert "100%" in bars()
+    assert bars("loud") > 0
+    assert bars("quiet", "--quiet") == 0
+    assert bars("again") > 0, "they are back afterwards"
+    for quiet in ([], ["-q"]):
+        pipe = load_pipeline(options(model, *quiet))
+        capfd.readouterr()
+        pipe("a cat", num_inference_steps=1)
+        assert ("100%" in capfd.readouterr().err) is (not quiet)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from ..version import __version__
 from . import demo, erase, erasures, info, stacks
+from .model import loading_bars
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo.add_commands(commands)
     options = parser.parse_args(arguments)
     try:
-        options.run(options)
+        with loading_bars(shown=not getattr(options, "quiet", False)):
+            options.run(options)
     except _reported() as error:
         print(f"error: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return 1

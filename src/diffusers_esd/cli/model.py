@@ -79,12 +79,10 @@ def _checked_device(device: str) -> str:
 def _load(options: argparse.Namespace, device: str, dtype: str | None) -> Any:
     """The pipeline, in a type or, with `None`, in the types of its files."""
     file = _checked_source(options)
-    with _bars(shown=not options.quiet):
-        pipe = _from_repository(options, dtype) if file is None else _from_file(options, file, dtype)
-        pipe.to(device)
+    pipe = _from_repository(options, dtype) if file is None else _from_file(options, file, dtype)
     if options.quiet:
         pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return pipe.to(device)
 
 
 def _checked_source(options: argparse.Namespace) -> Path | None:
@@ -141,11 +139,13 @@ def _from_file(options: argparse.Namespace, file: Path, dtype: str | None) -> An
         kind = json.loads(_index(file, config, options.token).read_text(encoding="utf-8"))["_class_name"]
         given = {"config": config, "token": options.token, "dtype": getattr(torch, dtype or stored_dtype(file))}
         with clear_errors(config):
-            return getattr(diffusers, kind).from_single_file(str(file), **given)
+            pipe = getattr(diffusers, kind).from_single_file(str(file), **given)
     except (SingleFileComponentError, KeyError, AttributeError) as error:
         raise ValueError(
             f"{file} does not fit the settings of {config} ({error}). Give a pipeline of its kind with --model-config."
         ) from error
+    pipe.register_to_config(_name_or_path=str(file))  # as from_pretrained does
+    return pipe
 
 
 def _published_config(file: Path) -> str:
@@ -175,12 +175,15 @@ def _index(file: Path, config: str, token: str | None) -> Path:
 
 
 @contextmanager
-def _bars(*, shown: bool) -> Iterator[None]:
-    """With or without the progress bars of loading."""
+def loading_bars(*, shown: bool) -> Iterator[None]:
+    """With or without the progress bars of diffusers and transformers, for what they load and save."""
+    if shown:
+        yield
+        return
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 
-    switched = [bars for bars in (of_diffusers, of_transformers) if not shown and bars.is_progress_bar_enabled()]
+    switched = [bars for bars in (of_diffusers, of_transformers) if bars.is_progress_bar_enabled()]
     for bars in switched:
         bars.disable_progress_bar()
     try:
