@@ -19,6 +19,7 @@ import torch
 from diffusers import (
     AuraFlowTransformer2DModel,
     FluxTransformer2DModel,
+    SanaTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
 )
@@ -164,6 +165,17 @@ MODELS = {
         AuraFlowTransformer2DModel,
         {"sample_size": 64},
         {"hidden_states": (1, 4, 128, 128), "timestep": (1,), "encoder_hidden_states": (1, 256, 2048)},
+    ),
+    "Sana 1.6B": Published(
+        "Sana",
+        SanaTransformer2DModel,
+        {},
+        {
+            "hidden_states": (1, 32, 32, 32),
+            "timestep": (1,),
+            "encoder_hidden_states": (1, 300, 2304),
+            "encoder_attention_mask": (1, 300),
+        },
     ),
 }
 

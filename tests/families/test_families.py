@@ -9,9 +9,17 @@ from typing import Any
 import pytest
 import torch
 from controls import must_fail
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, FluxPipeline, StableDiffusionXLImg2ImgPipeline
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    PixArtSigmaPipeline,
+    SanaPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+)
 from pipelines import alignment
 from tiny import not_captured, tiny_aura_flow, tiny_flux, tiny_pipeline, tiny_sd3, tiny_xl
+from tiny_language import tiny_sana
 from torch import Tensor
 
 from diffusers_esd import ESDConfig, ESDTrainer, Limits
@@ -38,8 +46,15 @@ BUILDERS: dict[str, Callable[..., Any]] = {
     "flux-dev": tiny_flux,
     "flux-schnell": lambda: tiny_flux(guidance_embeds=False),
     "aura-flow": tiny_aura_flow,
+    "sana": tiny_sana,
 }
 kinds = pytest.mark.parametrize("kind", list(BUILDERS))
+
+
+def first_order(**changes: Any) -> DPMSolverMultistepScheduler:
+    """The solver that Sana is published with, whose steps of first order are Euler's."""
+    options = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0, **changes}
+    return DPMSolverMultistepScheduler(solver_order=1, **options)
 
 
 def with_ddim(pipe: Any, **changes: Any) -> Any:
@@ -75,8 +90,15 @@ def drawn(
 
 
 def packed(pipe: Any, latents: Tensor) -> Tensor:
-    """Latents as the pipeline has them."""
-    return pipe._pack_latents(latents, *latents.shape) if isinstance(pipe, FluxPipeline) else latents
+    """Latents as the pipeline's callback has them."""
+    return pipe._pack_latents(latents, *latents.shape) if hasattr(pipe, "_pack_latents") else latents
+
+
+def call_of(pipe: Any, guidance_scale: float) -> dict[str, Any]:
+    """The pipeline's arguments for a small image with this guidance."""
+    if isinstance(pipe, SanaPipeline):
+        return {"guidance_scale": guidance_scale, "use_resolution_binning": False}
+    return {"guidance_scale": guidance_scale}
 
 
 def sampled(pipe: Any, noise: Tensor, guidance_scale: float, **options: Any) -> list[Tensor]:
@@ -87,16 +109,16 @@ def sampled(pipe: Any, noise: Tensor, guidance_scale: float, **options: Any) -> 
         states.append(tensors["latents"])
         return tensors
 
-    size = noise.shape[-1] * pipe.vae_scale_factor
+    size = noise.shape[-1] * family_for(pipe).scale_factor
     pipe(
         "a cat",
         latents=packed(pipe, noise),
         num_inference_steps=options.pop("steps", STEPS),
-        guidance_scale=guidance_scale,
         height=size,
         width=size,
         output_type="latent",
         callback_on_step_end=keep,
+        **call_of(pipe, guidance_scale),
         **options,
     )
     return states
@@ -115,15 +137,19 @@ def sampled(pipe: Any, noise: Tensor, guidance_scale: float, **options: Any) -> 
         (tiny_flux, 4),
         (lambda: tiny_flux(guidance_embeds=False), 4),
         (tiny_aura_flow, 4),
+        (tiny_sana, 4),
+        (lambda: tiny_sana(first_order()), 4),
     ],
     ids=[
         *("sd2-zero-snr", "sd-turbo", "sdxl", "sdxl-no-zeros", "sdxl-turbo", "sd3", "sd3.5-shifted"),
-        *("flux-dev", "flux-schnell", "aura-flow"),
+        *("flux-dev", "flux-schnell", "aura-flow", "sana", "sana-solver"),
     ],
 )
 def test_states_are_the_pipelines_own(build: Callable[[], Any], guidance_scale: float) -> None:
     pipe = build()
-    noise = torch.randn((1, *family_for(pipe).latent_shape(16)), generator=torch.Generator().manual_seed(3))
+    family = family_for(pipe)
+    shape = family.latent_shape(8 * family.scale_factor)
+    noise = torch.randn((1, *shape), generator=torch.Generator().manual_seed(3))
     states, expected = drawn(pipe, noise, guidance_scale)[1:], sampled(pipe, noise, guidance_scale)
     for state, theirs in zip(states, expected, strict=True):
         torch.testing.assert_close(packed(pipe, state), theirs, rtol=1e-4, atol=1e-4)
@@ -179,6 +205,7 @@ COUNTS = {
     "flux-dev": (8, 4, 42, 50),
     "flux-schnell": (8, 4, 40, 48),
     "aura-flow": (8, 4, 38, 46),
+    "sana": (8, 4, 19, 27),
 }
 GROUPS = ("esd-x", "esd-x-strict", "esd-u", "full")
 
@@ -342,6 +369,19 @@ def test_the_same_model_in_another_pipeline_is_refused_with_the_way_round() -> N
     erased = ESDTrainer(type(pipe).from_pipe(img2img, dtype=img2img.dtype), **quick).erase("a cat", name="ours")
     assert img2img.get_active_adapters() == [erased.name] == pipe.get_active_adapters()
     assert pipe.unet.conv_in.weight.dtype == torch.bfloat16, "the way round changes no weights"
+
+
+def test_a_flow_with_another_kind_of_solver_is_refused() -> None:
+    ESDTrainer(tiny_sana(first_order()))
+    for changes in ({"use_flow_sigmas": False}, {"prediction_type": "epsilon"}):
+        with pytest.raises(ValueError, match=r"is a DPMSolver.* or one with use_flow_sigmas=True and prediction_type="):
+            ESDTrainer(tiny_sana(first_order(**changes)))
+
+
+def test_a_pipeline_that_loads_no_lora_is_refused_with_that_reason() -> None:
+    parts = dict.fromkeys(("tokenizer", "text_encoder", "vae", "transformer", "scheduler"))
+    with pytest.raises(TypeError, match=r"^diffusers cannot load LoRA weights into a PixArtSigmaPipeline, which does"):
+        ESDTrainer(PixArtSigmaPipeline(**parts))
 
 
 def test_a_kin_that_does_not_share_the_weights_is_no_way_round() -> None:

@@ -233,6 +233,7 @@ ELSEWHERE = {
     "families.stable_diffusion_3": "families.test_families",
     "families.flux": "families.test_families",
     "families.aura_flow": "families.test_families",
+    "families.sana": "families.test_families",
 }
 
 
