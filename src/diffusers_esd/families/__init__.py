@@ -11,10 +11,15 @@ from diffusers.loaders.lora_base import LoraBaseMixin
 from .aura_flow import AuraFlow
 from .base import Conditioning, Family, Schedule
 from .flux import Flux
+from .flux_2 import Flux2
+from .kolors import Kolors
+from .qwen_image import QwenImage
 from .sana import Sana
 from .schedules import DiffusionFamily, DiffusionSchedule, FlowFamily, FlowSchedule
 from .stable_diffusion import StableDiffusion, StableDiffusionXL
 from .stable_diffusion_3 import StableDiffusion3
+from .wan import Wan
+from .z_image import ZImage
 
 FAMILIES: tuple[type[Family], ...] = (
     StableDiffusion,
@@ -23,6 +28,11 @@ FAMILIES: tuple[type[Family], ...] = (
     Flux,
     AuraFlow,
     Sana,
+    QwenImage,
+    ZImage,
+    Flux2,
+    Kolors,
+    Wan,
 )
 
 __all__ = [
@@ -35,11 +45,16 @@ __all__ = [
     "FlowFamily",
     "FlowSchedule",
     "Flux",
+    "Flux2",
+    "Kolors",
+    "QwenImage",
     "Sana",
     "Schedule",
     "StableDiffusion",
     "StableDiffusion3",
     "StableDiffusionXL",
+    "Wan",
+    "ZImage",
     "checked_family",
     "family_for",
 ]
