@@ -20,6 +20,7 @@ from diffusers import (
     SanaPipeline,
     StableDiffusionXLImg2ImgPipeline,
     UniPCMultistepScheduler,
+    WanTransformer3DModel,
 )
 from pipelines import alignment
 from tiny import not_captured, tiny_aura_flow, tiny_flux, tiny_pipeline, tiny_sd3, tiny_xl
@@ -443,6 +444,17 @@ def test_a_wan_of_two_transformers_is_refused() -> None:
     pipe.register_modules(transformer_2=pipe.transformer)
     with pytest.raises(ValueError, match=r"^The pipeline has two transformers, each for a part of the timesteps"):
         ESDTrainer(pipe)
+
+
+def test_a_wan_in_half_precision_has_parameters_in_float32(tmp_path: Path) -> None:
+    pipe = tiny_wan()
+    pipe.transformer.save_pretrained(tmp_path)
+    half = WanTransformer3DModel.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
+    pipe.register_modules(transformer=half)
+    family = family_of(pipe)
+    with must_fail("the first parameter is one of them"):
+        assert next(half.parameters()).dtype == torch.bfloat16
+    assert family.dtype == prediction(family).dtype == torch.bfloat16
 
 
 def test_a_wan_trains_on_as_many_frames_as_it_is_told() -> None:
