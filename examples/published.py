@@ -18,9 +18,14 @@ from unittest.mock import patch
 import torch
 from diffusers import (
     AuraFlowTransformer2DModel,
+    Flux2Transformer2DModel,
     FluxTransformer2DModel,
+    QwenImageTransformer2DModel,
+    SanaTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
+    WanTransformer3DModel,
+    ZImageTransformer2DModel,
 )
 from diffusers.utils import logging
 from torch import Tensor
@@ -49,12 +54,14 @@ class Published:
         kind: Class of its denoiser.
         config: The denoiser's configuration, as published.
         inputs: Shapes of the denoiser's inputs for one image of the model's own size.
+        others: Its other inputs.
     """
 
     family: str
     kind: Any
     config: dict[str, Any]
     inputs: dict[str, Any]
+    others: dict[str, Any] = field(default_factory=dict)
 
     def build(self, device: str = "meta", dtype: torch.dtype = torch.float16) -> Any:
         """The denoiser; on the meta device it has no numbers."""
@@ -67,9 +74,11 @@ class Published:
         def tensors(value: Any) -> Any:
             if isinstance(value, dict):
                 return {key: tensors(inner) for key, inner in value.items()}
+            if isinstance(value, list):
+                return [tensors(inner) for inner in value]
             return torch.zeros(value, device=device, dtype=dtype)
 
-        return tensors(self.inputs)
+        return tensors(self.inputs) | self.others
 
     @property
     def family_class(self) -> type[Family]:
@@ -164,6 +173,79 @@ MODELS = {
         AuraFlowTransformer2DModel,
         {"sample_size": 64},
         {"hidden_states": (1, 4, 128, 128), "timestep": (1,), "encoder_hidden_states": (1, 256, 2048)},
+    ),
+    "Sana 1.6B": Published(
+        "Sana",
+        SanaTransformer2DModel,
+        {},
+        {
+            "hidden_states": (1, 32, 32, 32),
+            "timestep": (1,),
+            "encoder_hidden_states": (1, 300, 2304),
+            "encoder_attention_mask": (1, 300),
+        },
+    ),
+    "Qwen-Image": Published(
+        "QwenImage",
+        QwenImageTransformer2DModel,
+        {},
+        {
+            "hidden_states": (1, 4096, 64),
+            "timestep": (1,),
+            "encoder_hidden_states": (1, 512, 3584),
+            "encoder_hidden_states_mask": (1, 512),
+        },
+        {"img_shapes": [[(1, 64, 64)]]},
+    ),
+    "Z-Image": Published(
+        "ZImage",
+        ZImageTransformer2DModel,
+        {},
+        {"x": [(16, 1, 128, 128)], "t": (1,), "cap_feats": [(512, 2560)]},
+    ),
+    "FLUX.2 dev": Published(
+        "Flux2",
+        Flux2Transformer2DModel,
+        {},
+        {
+            "hidden_states": (1, 4096, 128),
+            "timestep": (1,),
+            "guidance": (1,),
+            "encoder_hidden_states": (1, 512, 15360),
+            "txt_ids": (512, 4),
+            "img_ids": (4096, 4),
+        },
+    ),
+    "Kolors": Published(
+        "Kolors",
+        UNet2DConditionModel,
+        {
+            "sample_size": 128,
+            "cross_attention_dim": 2048,
+            "encoder_hid_dim": 4096,
+            "encoder_hid_dim_type": "text_proj",
+            "attention_head_dim": (5, 10, 20),
+            "use_linear_projection": True,
+            "block_out_channels": (320, 640, 1280),
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            "transformer_layers_per_block": (1, 2, 10),
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 5632,
+        },
+        {
+            "sample": (1, 4, 128, 128),
+            "timestep": (1,),
+            "encoder_hidden_states": (1, 256, 4096),
+            "added_cond_kwargs": {"text_embeds": (1, 4096), "time_ids": (1, 6)},
+        },
+    ),
+    "Wan 2.1 1.3B": Published(
+        "Wan",
+        WanTransformer3DModel,
+        {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
+        {"hidden_states": (1, 16, 21, 60, 104), "timestep": (1,), "encoder_hidden_states": (1, 512, 4096)},
     ),
 }
 

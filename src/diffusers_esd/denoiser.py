@@ -82,17 +82,17 @@ def base_layer(layer: Any) -> Any:
 
 
 def base_layers(denoiser: Denoiser) -> list[str]:
-    """Names of every Linear and Conv2d, with or without adapters."""
-    names: list[str] = []
-    inside: tuple[str, ...] = ()
+    """Names of every Linear and Conv2d, with or without adapters; not of grouped ones, which PEFT does not adapt."""
+    names, inside = list[str](), tuple[str, ...]()
     for name, module in denoiser.named_modules():
         if inside and name.startswith(inside):
             continue
         if isinstance(module, BaseTunerLayer):
             inside = (*inside, f"{name}.")
-        if isinstance(base_layer(module), nn.Linear | nn.Conv2d) and name.rpartition(".")[2] not in _FUSED:
+        layer = base_layer(module)
+        if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1):
             names.append(name)
-    return names
+    return [name for name in names if name.rpartition(".")[2] not in _FUSED]
 
 
 def base_weights(denoiser: Denoiser) -> dict[str, torch.Tensor]:

@@ -1,6 +1,6 @@
 """Which layers a group trains.
 
-A layer is a Linear or a Conv2d; a LoRA does not change norms or biases.
+A layer is a Linear or a Conv2d without groups; a LoRA does not change norms or biases.
 
     esd-x         every layer of the cross-attentions
     esd-x-strict  only their keys and values

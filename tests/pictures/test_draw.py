@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from controls import must_fail
 from tiny import tiny_pipeline
+from tiny_language import tiny_flux_2, tiny_wan
 
 from diffusers_esd.pictures.draw import draw
 
@@ -36,3 +37,14 @@ def test_options_reach_the_pipeline() -> None:
     pipe = tiny_pipeline()
     [[image]] = draw(pipe, ["a cat"], [0], num_inference_steps=1, height=64, width=32)
     assert image.size == (32, 64)
+
+
+def test_a_pipeline_whose_first_argument_is_an_image_gets_the_prompt() -> None:
+    images = draw(tiny_flux_2(), ["a cat", "a dog"], [0], num_inference_steps=1, height=16, width=16)
+    assert images[0][0].size == (16, 16)
+    assert images[0][0].tobytes() != images[1][0].tobytes()
+
+
+def test_of_a_video_the_first_frame_is_drawn() -> None:
+    [[image]] = draw(tiny_wan(), ["a cat"], [0], num_inference_steps=1, height=16, width=16, num_frames=1)
+    assert image.size == (16, 16)

@@ -9,7 +9,7 @@ from typing import Any
 import accelerate
 import pytest
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, FlowMatchEulerDiscreteScheduler, StableDiffusionPipeline, UNet2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, SanaSprintPipeline, StableDiffusionPipeline
 from tiny import style_adapter, tiny_pipeline, tiny_unet, unmarked_tokenizer
 
 from diffusers_esd import ESDTrainer, Limits
@@ -117,14 +117,14 @@ def test_a_pipeline_without_autoencoder_and_one_of_unequal_sides_train() -> None
 
 
 def test_an_unknown_pipeline_lists_the_families() -> None:
-    unet = UNet2DModel(sample_size=8, block_out_channels=(32, 32), down_block_types=("DownBlock2D",) * 2,
-                       up_block_types=("UpBlock2D",) * 2)  # fmt: skip
+    parts = dict.fromkeys(("tokenizer", "text_encoder", "vae", "transformer", "scheduler"))
     with pytest.raises(TypeError) as caught:
-        ESDTrainer(DDPMPipeline(unet, DDPMScheduler()))
+        ESDTrainer(SanaSprintPipeline(**parts))
     assert str(caught.value) == (
-        "Unknown pipeline DDPMPipeline; expected one of StableDiffusionPipeline, "
-        "StableDiffusionXLPipeline, StableDiffusion3Pipeline, FluxPipeline, AuraFlowPipeline. "
-        "For another kind of model pass family=..., a subclass of diffusers_esd.Family."
+        "Unknown pipeline SanaSprintPipeline; expected one of StableDiffusionPipeline, StableDiffusionXLPipeline, "
+        "StableDiffusion3Pipeline, FluxPipeline, AuraFlowPipeline, SanaPipeline, QwenImagePipeline, ZImagePipeline, "
+        "Flux2Pipeline, Flux2KleinPipeline, KolorsPipeline, WanPipeline. For another kind of model pass family=..., a "
+        "subclass of diffusers_esd.Family."
     )
 
 

@@ -5,14 +5,35 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from diffusers import DiffusionPipeline
+from diffusers.loaders.lora_base import LoraBaseMixin
+
 from .aura_flow import AuraFlow
 from .base import Conditioning, Family, Schedule
 from .flux import Flux
+from .flux_2 import Flux2
+from .kolors import Kolors
+from .qwen_image import QwenImage
+from .sana import Sana
 from .schedules import DiffusionFamily, DiffusionSchedule, FlowFamily, FlowSchedule
 from .stable_diffusion import StableDiffusion, StableDiffusionXL
 from .stable_diffusion_3 import StableDiffusion3
+from .wan import Wan
+from .z_image import ZImage
 
-FAMILIES: tuple[type[Family], ...] = (StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, AuraFlow)
+FAMILIES: tuple[type[Family], ...] = (
+    StableDiffusion,
+    StableDiffusionXL,
+    StableDiffusion3,
+    Flux,
+    AuraFlow,
+    Sana,
+    QwenImage,
+    ZImage,
+    Flux2,
+    Kolors,
+    Wan,
+)
 
 __all__ = [
     "FAMILIES",
@@ -24,10 +45,16 @@ __all__ = [
     "FlowFamily",
     "FlowSchedule",
     "Flux",
+    "Flux2",
+    "Kolors",
+    "QwenImage",
+    "Sana",
     "Schedule",
     "StableDiffusion",
     "StableDiffusion3",
     "StableDiffusionXL",
+    "Wan",
+    "ZImage",
     "checked_family",
     "family_for",
 ]
@@ -52,6 +79,11 @@ def family_for(pipe: Any) -> Family:
                 f"A {kind} generates images from more than text. Erase with {name}.from_pipe(pipe, dtype=pipe.dtype), "
                 "which shares its weights: the erasure is then active in both."
             )
+    if isinstance(pipe, DiffusionPipeline) and not isinstance(pipe, LoraBaseMixin):
+        raise TypeError(
+            f"diffusers cannot load LoRA weights into a {kind}, which does not have load_lora_weights: nobody could "
+            "load its erasure."
+        )
     raise TypeError(
         f"Unknown pipeline {kind}; expected one of "
         f"{', '.join(name for family in FAMILIES for name in family.pipelines)}. For another kind of model pass "

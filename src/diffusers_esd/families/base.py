@@ -1,7 +1,8 @@
 """`Family`: what a trainer must know about a kind of pipeline, and nothing about training. `Schedule`: its denoising.
 
 A family encodes prompts, asks the denoiser for its prediction, and says which layers read the text. `Family.schedule`
-gives a frozen `Schedule`: the timesteps of a trajectory, its first noise and its steps.
+gives a frozen `Schedule`: the timesteps of a trajectory, its first noise and its steps. States and predictions are
+(B, C, H, W), and (B, C, F, H, W) for videos.
 
 A new kind of pipeline is a subclass, passed in as `ESDTrainer(pipe, family=Mine(pipe))`. Most subclasses derive from
 `DiffusionFamily` or `FlowFamily` (`families.schedules`), which have the schedule.
@@ -89,7 +90,8 @@ class Family(ABC):
             ValueError: With the reason and what to do.
         """
         vae = self.pipe.vae
-        latent_channels = self.channels if vae is None else vae.config.latent_channels
+        # Autoencoders of videos call them z_dim.
+        latent_channels = self.channels if vae is None else vae.config.get("latent_channels") or vae.config.z_dim
         if self.channels != latent_channels:
             raise ValueError(
                 f"The denoiser takes {self.channels} channels and the autoencoder makes {latent_channels}: an "
@@ -103,9 +105,14 @@ class Family(ABC):
         return bar
 
     @property
+    def scale_factor(self) -> int:
+        """Pixels per side of a latent."""
+        return self.pipe.vae_scale_factor
+
+    @property
     def patch(self) -> int:
         """Pixels per side of the smallest unit of the denoiser; the size of an image must be a multiple of it."""
-        return self.pipe.vae_scale_factor * getattr(self.denoiser.config, "patch_size", 1)
+        return self.scale_factor * getattr(self.denoiser.config, "patch_size", 1)
 
     @property
     def channels(self) -> int:
@@ -121,8 +128,7 @@ class Family(ABC):
         Raises:
             ValueError: If `size` is not a multiple of `patch`.
         """
-        factor = self.pipe.vae_scale_factor
-        own = self.default_size
+        factor, own = self.scale_factor, self.default_size
         sides = (size, size) if size is not None else (own, own) if isinstance(own, int) else own
         for side in sides:
             if side % self.patch:
@@ -136,7 +142,7 @@ class Family(ABC):
     @property
     def default_size(self) -> int | tuple[int, int]:
         """The model's own height and width in pixels; one number if they are equal."""
-        size, factor = self.denoiser.config.sample_size, self.pipe.vae_scale_factor
+        size, factor = self.denoiser.config.sample_size, self.scale_factor
         return size * factor if isinstance(size, int) else (size[0] * factor, size[1] * factor)
 
     @abstractmethod

@@ -12,15 +12,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .base import Conditioning
-from .schedules import FlowFamily
+from .packed import PackedFlowFamily
 
 
-class Flux(FlowFamily):
+class Flux(PackedFlowFamily):
     """`FluxPipeline`, dev and schnell.
 
     Args:
@@ -35,24 +34,8 @@ class Flux(FlowFamily):
     text_states = r"context_embedder$"
 
     def __init__(self, pipe: Any, *, max_sequence_length: int = 512) -> None:
-        super().__init__(pipe)
-        self.max_sequence_length = max_sequence_length
+        super().__init__(pipe, max_sequence_length=max_sequence_length)
         self._image_ids: dict[tuple[Any, ...], Tensor] = {}
-
-    @property
-    def patch(self) -> int:
-        """Two latents per side are packed into one token."""
-        return 2 * self.pipe.vae_scale_factor
-
-    @property
-    def channels(self) -> int:
-        """Channels of a latent before packing."""
-        return self.denoiser.config.in_channels // 4
-
-    @property
-    def default_size(self) -> int:
-        """The pipeline's size."""
-        return self.pipe.default_sample_size * self.pipe.vae_scale_factor
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Conditioning:
@@ -61,12 +44,6 @@ class Flux(FlowFamily):
             list(prompts), None, device=self.device, max_sequence_length=self.max_sequence_length
         )
         return {"encoder_hidden_states": states.to(self.dtype), "pooled_projections": pooled.to(self.dtype)}
-
-    def schedule_options(self, steps: int) -> dict[str, Any]:
-        """The pipeline's sigmas."""
-        if self.pipe.scheduler.config.get("use_flow_sigmas"):
-            return {}
-        return {"sigmas": np.linspace(1.0, 1 / steps, steps)}
 
     def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning, guidance_scale: float) -> Tensor:
         """The transformer's velocity; it takes and gives packed latents."""

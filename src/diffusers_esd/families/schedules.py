@@ -135,32 +135,48 @@ class DiffusionFamily(Family):
 
 
 class FlowFamily(Family):
-    """Models of a flow's velocity: the pipeline's flow-matching Euler schedule, shifted by the size of the image."""
+    """Models of a flow's velocity: Euler steps on the noise levels of the pipeline's scheduler.
+
+    That is the flow-matching Euler scheduler, shifted by the size of the image, or a solver of a higher order with
+    `use_flow_sigmas`, such as DPM-Solver and UniPC: it samples the same flow in another way.
+    """
 
     def check(self) -> None:
         """Also refuse other schedulers."""
         super().check()
-        if not isinstance(self.pipe.scheduler, FlowMatchEulerDiscreteScheduler):
+        scheduler = self.pipe.scheduler
+        if not isinstance(scheduler, FlowMatchEulerDiscreteScheduler) and not _samples_a_flow(scheduler):
             raise ValueError(
-                f"The pipeline's scheduler is a {type(self.pipe.scheduler).__name__}; give the pipeline the one that "
-                "its model was trained with, FlowMatchEulerDiscreteScheduler."
+                f"The pipeline's scheduler is a {type(scheduler).__name__}; give the pipeline the one that "
+                "its model was trained with, FlowMatchEulerDiscreteScheduler, or one with use_flow_sigmas=True and "
+                "prediction_type='flow_prediction'."
             )
 
     def schedule_options(self, steps: int) -> dict[str, Any]:
         """Further arguments of the scheduler's `set_timesteps`, if the pipeline gives any."""
         return {}
 
+    def shift(self, tokens: int, steps: int) -> float:
+        """How far a scheduler with dynamic shifting moves its noise levels, its `mu`.
+
+        Args:
+            tokens: Patches of the image.
+            steps: Denoising steps.
+        """
+        from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+        config = self.pipe.scheduler.config
+        return calculate_shift(
+            tokens, config.base_image_seq_len, config.max_image_seq_len, config.base_shift, config.max_shift
+        )
+
     def schedule(self, steps: int, shape: tuple[int, ...], guidance_scale: float) -> FlowSchedule:
         """The scheduler's own timesteps and sigmas."""
         scheduler = deepcopy(self.pipe.scheduler)
-        config, options = scheduler.config, self.schedule_options(steps)
-        if config.use_dynamic_shifting:
-            from diffusers.pipelines.flux.pipeline_flux import calculate_shift
-
-            tokens = shape[1] * shape[2] * self.pipe.vae_scale_factor**2 // self.patch**2
-            options["mu"] = calculate_shift(
-                tokens, config.base_image_seq_len, config.max_image_seq_len, config.base_shift, config.max_shift
-            )
+        options = self.schedule_options(steps)
+        if scheduler.config.get("use_dynamic_shifting"):
+            tokens = shape[-2] * shape[-1] * self.scale_factor**2 // self.patch**2
+            options["mu"] = self.shift(tokens, steps)
         scheduler.set_timesteps(steps, device=self.device, **options)
         return FlowSchedule(
             family=self,
@@ -169,6 +185,12 @@ class FlowFamily(Family):
             timesteps=scheduler.timesteps,
             sigmas=scheduler.sigmas,
         )
+
+
+def _samples_a_flow(scheduler: Any) -> bool:
+    """Whether a solver for several kinds of models is set to a flow."""
+    config = scheduler.config
+    return bool(config.get("use_flow_sigmas")) and config.get("prediction_type") == "flow_prediction"
 
 
 def _sample_and_noise(prediction_type: str, e: Tensor, x_t: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:

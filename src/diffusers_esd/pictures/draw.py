@@ -22,9 +22,12 @@ def draw(pipe: Any, prompts: Sequence[str], seeds: Sequence[int], **options: Any
         options: Further arguments of the pipeline's call, such as `num_inference_steps`.
 
     Returns:
-        A list of images for each prompt, in the order of the seeds.
+        A list of images for each prompt, in the order of the seeds. Of a video it is the first frame.
     """
-    return [
-        [pipe(prompt, generator=torch.Generator("cpu").manual_seed(seed), **options).images[0] for seed in seeds]
-        for prompt in prompts
-    ]
+    return [[_drawn(pipe, prompt, seed, **options) for seed in seeds] for prompt in prompts]
+
+
+def _drawn(pipe: Any, prompt: str, seed: int, **options: Any) -> Image.Image:
+    generator = torch.Generator("cpu").manual_seed(seed)
+    output = pipe(prompt=prompt, generator=generator, **{"output_type": "pil", **options})
+    return output.images[0] if "images" in output else output.frames[0][0]

@@ -14,6 +14,7 @@ of which each layer keeps a random sample of its inputs, on the CPU. No layer is
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -154,7 +155,7 @@ class _ShortTrajectories:
     ) -> None:
         self._schedule = family.schedule(limits.steps, shape, config.guidance_scale)
         self._seed, self._samples, self._encoded = config.seed, limits.samples, encoded
-        self._batch = max(1, min(_BATCH, _POSITIONS // (shape[-1] * shape[-2])))
+        self._batch = max(1, min(_BATCH, _POSITIONS // math.prod(shape[1:])))
         self.evaluations = 0
 
     @torch.no_grad()
