@@ -20,8 +20,8 @@ from .published_loop import PublishedTraining
 WORD = "cat"
 GONE = 0.05  # the concept is gone below this rate
 _IMAGES = 8  # of the concept in each style
-_NEXT = 1.2  # number of updates at the next look, by that at the last one
-_FIRST = 8
+_NEXT = 1.35  # number of updates at the next look, by that at the last one
+_FIRST = 20
 
 _PUBLISHED = {"trajectory": "fresh", "preserve": (), "null_space": False, "num_inference_steps": 50}
 WAYS: dict[str, dict[str, Any]] = {

@@ -21,7 +21,6 @@ from .speed import Cost, cost
 
 BASE = {"rank": 16, "batch_size": 1, "num_inference_steps": 25}
 UPDATES = 15  # that are timed
-RUNS = 2  # of each training, of which the fastest counts
 AXES: dict[str, tuple[float, ...]] = {
     "updates": (25, 50, 100, 200),
     "concepts": (1, 2, 4, 8, 16),
@@ -96,9 +95,7 @@ def points(model: str, device: str, group: str, own_size: int, measure: Measure 
             call = partial(measure, model, "ours, default", device, fields, updates, concepts)
             if axis == "processes":
                 call = partial(together, model, device, int(value))
-            runs = [call() for _ in range(RUNS)]
-            # Other work on the machine makes a run slower, never faster.
-            yield Point(axis, value, updates, min(runs, key=lambda run: run.median))
+            yield Point(axis, value, updates, call())
 
 
 def table(measured: Iterable[Point]) -> Iterator[str]:
