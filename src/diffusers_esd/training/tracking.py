@@ -59,6 +59,7 @@ class Tracker:
         prompts: Sequence[str],
         iterations: int,
     ) -> None:
+        from accelerate import PartialState
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
         tracker_class = LOGGER_TYPE_TO_CLASS[kind]
@@ -73,6 +74,7 @@ class Tracker:
         self._tracker: Any = tracker_class(_PROJECT, *where, **options.get(kind, {}))
         # accelerate would log in its main process alone, but each of several processes may train an erasure of its own.
         self._tracker.main_process_only = False
+        PartialState()  # accelerate's own messages need it
         self._tracker.start()
         plain = {key: v if isinstance(v, bool | int | float | str) else str(v) for key, v in settings.items()}
         self._tracker.store_init_configuration(plain)
