@@ -211,6 +211,7 @@ def speaking(output_dir: Path) -> tuple[list[int], int, bool]:
 def ending(what: str, output_dir: Path) -> Erasure:
     """A training in which something happens at the third iteration, or in its middle in process 1."""
     pipe, seen = tiny_pipeline(), []
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 
     def callback(progress: Progress) -> object:
         if progress.iteration == 3 and what == "error":
