@@ -1,7 +1,7 @@
 """Seconds until a concept is gone, and what is kept then, by way of training, on `emoji_sd`.
 
-Drawing and judging images is not counted. Each way has its own learning rate: the published one's is the
-paper's, and ten times that, and ours is this model's own (`emoji_sd.settings`).
+Drawing and judging images is not counted. Each way has its own learning rate: the published loop the paper's and
+ten times that, ours that of `emoji_sd.settings`.
 """
 
 from __future__ import annotations
