@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -84,6 +85,14 @@ def write_safetensors(path: Path, weights: Mapping[str, Tensor], header: dict[st
         # safetensors' own save_file creates files that only their owner can read, whatever the umask.
         temporary.write_bytes(_with_sorted_header(content))
     return path
+
+
+def digest(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors and their names: the same for the same weights, whatever else a file says about them."""
+    from safetensors.torch import save
+
+    ordered = {key: weights[key].contiguous() for key in sorted(weights)}
+    return hashlib.sha256(_with_sorted_header(save(ordered))).hexdigest()
 
 
 def read_safetensors(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -1,0 +1,96 @@
+"""The erasures of the report, each trained once and kept in a cache by everything that decides its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from emoji_sd import OBJECTS, STYLES, load, phrase, settings
+
+from diffusers_esd import Erasure, ESDConfig, ESDTrainer
+from diffusers_esd.base_model import fingerprint
+
+SELF_ATTENTION = r".*\.attn1\.to_(q|k|v|out\.0)"
+"""Another set of layers, for the ablation: the pattern may be a group."""
+GROUPS = {"esd-x": "esd-x", "esd-u": "esd-u", "full": "full", "self-attention": SELF_ATTENTION}
+ETAS = (1.0, 3.0)
+ABLATED = ("cat", "mono")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """An erasure that the report needs.
+
+    Attributes:
+        name: Of the adapter.
+        concept: What is erased.
+        fields: Fields of `ESDConfig`.
+    """
+
+    name: str
+    concept: str
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    def folder(self, cache: Path) -> Path:
+        """Where it is kept: the name, and a digest of concept, configuration and base weights."""
+        facts = [self.name, self.concept, ESDConfig(**self.fields).to_dict(), fingerprint(load().unet)]
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        return cache / f"{self.name}-{digest[:16]}"
+
+    def is_kept(self, cache: Path) -> bool:
+        """Whether it was trained before."""
+        return (self.folder(cache) / "erasure.json").is_file()
+
+    def read(self, cache: Path) -> Erasure:
+        """The erasure; it is trained and saved if it was not before."""
+        folder = self.folder(cache)
+        if not self.is_kept(cache):
+            pipe = load()
+            pipe.set_progress_bar_config(disable=True)
+            ESDTrainer(pipe, **self.fields).erase(self.concept, name=self.name).save_pretrained(folder)
+        return Erasure.from_pretrained(folder)
+
+
+def of_object(word: str, group: str = "esd-u", **changes: Any) -> Trained:
+    """An object, with the small model's settings."""
+    fields = {**settings("esd-x" if group == "esd-x" else "esd-u"), "group": group, **changes}
+    return Trained(f"no-{word}", phrase(word), fields)
+
+
+def of_style(style: str, group: str = "esd-x", **changes: Any) -> Trained:
+    """A style, with the small model's settings."""
+    return Trained(f"no-{style}", f"art in {style} style", {**settings("esd-x", style=True), "group": group, **changes})
+
+
+def ablation() -> dict[tuple[str, str, float], Trained]:
+    """By what is erased, the group and eta. Nothing but group and eta differs: every one has the same number of updates."""
+    same = {"learning_rate": 1e-3, "stop_at_alignment": None, "iterations": 120}
+    return {
+        (word, name, eta): (of_style if word in STYLES else of_object)(word, group, eta=eta, **same)
+        for word in ABLATED
+        for name, group in GROUPS.items()
+        for eta in ETAS
+    }
+
+
+PARTIAL = Trained(
+    "cat-not-mono",
+    "art in mono style",
+    {**settings("esd-x", style=True), "erase_from": "a cat in mono style", "stop_at_alignment": None, "null_space": False},
+)
+"""An attribute of one object: the style of the cat, and of nothing else."""
+
+
+def everything() -> list[Trained]:
+    """All erasures of the report."""
+    return [
+        *[of_object(word) for word in OBJECTS],
+        *[of_style(style) for style in STYLES],
+        of_object("cat", "esd-x"),
+        of_object("cat", "full"),
+        *ablation().values(),
+        PARTIAL,
+    ]

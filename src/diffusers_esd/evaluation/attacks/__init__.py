@@ -1,0 +1,1 @@
+"""Attacks: do an erased model's weights still draw a concept?"""
