@@ -32,8 +32,8 @@ from .soft import Soft, SoftPrompt, SoftToken, pipeline_arguments
 Mode = Literal["token", "prompt_embeds"]
 
 BUDGETS: dict[Mode, Budget] = {
-    "token": Budget(steps=150, learning_rate=5e-2, batch_size=8),
-    "prompt_embeds": Budget(steps=150, learning_rate=2e-2, batch_size=8),
+    "token": Budget(steps=120, learning_rate=5e-2, batch_size=8),
+    "prompt_embeds": Budget(steps=120, learning_rate=2e-2, batch_size=8),
 }
 """How much each mode learns if nothing else is said."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...families import Conditioning, Family
 from ...files import write_safetensors
@@ -147,11 +147,12 @@ class SoftToken(Soft):
             counts.append(int(is_word.any(-1).sum()))
             return torch.where(is_word[..., None], self.parameters[name].to(output), output)
 
-        handle = self._encoders[name].get_input_embeddings().register_forward_hook(hook)
+        handles = [table.register_forward_hook(hook) for table in _tables(self._encoders[name])]
         try:
             yield counts
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
 
     def save(self, path: Path, token: str = "<learned>") -> Path:
         """Write the token as a textual inversion, which `pipe.load_textual_inversion` reads.
@@ -173,3 +174,9 @@ class SoftToken(Soft):
             )
         rows = [value.detach().cpu()[None] for value in self.parameters.values()]
         return write_safetensors(path, dict(zip(names[len(rows)], rows, strict=True)), {"format": "pt"})
+
+
+def _tables(encoder: Any) -> list[nn.Module]:
+    """The table of embeddings; T5 has it under several names, of which it calls one."""
+    weight = encoder.get_input_embeddings().weight
+    return [module for module in encoder.modules() if getattr(module, "weight", None) is weight]
