@@ -94,9 +94,7 @@ def quick(
         if not known(concept):
             notes.append(f"No judge knows {concept!r}, so nothing is said about whether it is gone.")
             continue
-        around = surroundings(pipe, [concept], config, NEIGHBOURS, lambda p, c=concepts: p not in c and known(p))[
-            concept
-        ]
+        around = surroundings(pipe, concept, concepts, config, NEIGHBOURS, known)
         other = [text for text, _ in wordings(concept)] + list((words or {}).get(concept, ()))
         hidden = (unnamed or {}).get(concept) or around.unnamed
         found["named", concept] = [(concept, concept, "")] * NAMED
@@ -108,8 +106,8 @@ def quick(
             rows += [(p, p, "") for p in prompts if (p, p, "") not in rows for _ in range(EACH)]
     general = [p for p in GENERAL if p not in concepts and known(p)]
     found["general", ""] = [(p, p, "") for p in general for _ in range(EACH)]
-    prompts = _prompts(found)
-    return Suite("quick", prompts, tuple(judges or _clip(prompts)), groups=GROUPS, notes=tuple(notes))
+    asked = _prompts(found)
+    return Suite("quick", asked, tuple(judges or _clip(asked)), groups=GROUPS, notes=tuple(notes))
 
 
 def _prompts(found: Mapping[tuple[str, str], Sequence[tuple[str, str, str]]]) -> PromptSet:
