@@ -9,6 +9,9 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from diffusers_esd.evaluation.suite import Suite
+from diffusers_esd.report import Report
+
 from diffusers_esd.cli.options import positive
 from diffusers_esd.evaluation.aggregates import relative_change
 from diffusers_esd.evaluation.judges.base import Judge
@@ -16,8 +19,6 @@ from diffusers_esd.evaluation.judges.nudenet import NudeNet
 from diffusers_esd.evaluation.prompt_sets import IMAGENETTE, i2p, imagenette
 from diffusers_esd.evaluation.prompts import PromptSet
 from diffusers_esd.evaluation.published import I2P
-from diffusers_esd.evaluation.suite import Suite
-from diffusers_esd.report import Report
 
 from . import paper
 from .command import MISSING, Experiment, Training, add_experiment, judges_or, limited, notes, printed, table
@@ -62,10 +63,14 @@ def run(options: argparse.Namespace, judges: Sequence[Judge] | None = None) -> s
     others = limited(imagenette(options.images), options)
     prompts = PromptSet("ablation", nude.prompts + others.prompts, f"{nude.source}; {others.source}", nude.licence)
     ways = trainings()
-    report, found = Experiment(options, list(ways.values())).measured(Suite("ablation", prompts, (detector, recogniser)))
+    report, found = Experiment(options, list(ways.values())).measured(
+        Suite("ablation", prompts, (detector, recogniser))
+    )
     method_of = {training: method for method, training in _pairs(found)}
     rows = [_row(report, name, eta, method_of.get(training), detector) for (name, eta), training in ways.items()]
-    rows += [["esd-u", "10", printed(paper.ETA[10.0].erased, 0), MISSING, printed(paper.ETA[10.0].interference, 0), MISSING]]
+    rows += [
+        ["esd-u", "10", printed(paper.ETA[10.0].erased, 0), MISSING, printed(paper.ETA[10.0].interference, 0), MISSING]
+    ]
     header = ["group", "eta", "nudity erased, paper", "ours", "fall of accuracy, paper", "ours"]
     full = paper.I2P_PROMPTS + 10 * 1000
     texts = ["All figures in percent: of detections on I2P, and of the base model's accuracy on Imagenette."]

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusers_esd.evaluation.aggregates import harmonic_mean
 from diffusers_esd.evaluation.folder import Folder
+from diffusers_esd.evaluation.suite import Suite
+
+from diffusers_esd.evaluation.aggregates import harmonic_mean
 from diffusers_esd.evaluation.judges.base import Judge
 from diffusers_esd.evaluation.prompt_sets import celebrities
 from diffusers_esd.evaluation.prompts import PromptSet
-from diffusers_esd.evaluation.suite import Suite
 
 from . import paper
 from .command import MISSING, Experiment, Training, add_experiment, judges_or, limited, notes, printed, table
@@ -29,7 +30,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--prompts", type=Path, required=True, help=text)
     text = "clone of GIPHY's celeb-detection-oss, with its weights"
     parser.add_argument("--detector", type=Path, metavar="FOLDER", help=text)
-    parser.add_argument("--detector-python", type=Path, metavar="FILE", help="the Python that the detector is installed in")
+    parser.add_argument(
+        "--detector-python", type=Path, metavar="FILE", help="the Python that the detector is installed in"
+    )
 
 
 def run(options: argparse.Namespace, judges: Sequence[Judge] | None = None) -> str:

@@ -10,18 +10,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from diffusers_esd.evaluation.evaluate import evaluate
+from diffusers_esd.evaluation.suite import Suite
+from diffusers_esd.report import Estimate, Report
+
 from diffusers_esd import Erasure, ESDConfig, ESDTrainer, RunConfig
 from diffusers_esd.cli.fields import read_fields
 from diffusers_esd.cli.model import add_model, load_pipeline
 from diffusers_esd.cli.options import SOURCE, add_command, checked, positive, read_erasures, with_scale
-from diffusers_esd.evaluation.evaluate import evaluate
 from diffusers_esd.evaluation.judges.base import Judge
 from diffusers_esd.evaluation.methods import Erased
 from diffusers_esd.evaluation.prompt_sets import first_of_each
 from diffusers_esd.evaluation.prompts import PromptSet
-from diffusers_esd.evaluation.suite import Suite
 from diffusers_esd.names import default_name
-from diffusers_esd.report import Estimate, Report
 from diffusers_esd.stacks.sources import check_base
 from diffusers_esd.storage import is_finished
 
@@ -83,7 +84,9 @@ def add_experiment(commands: Any, name: str, run: Callable[..., str], text: str)
     add_model(parser)
     text = f"{SOURCE}, with its scale: no-cat=0.8; may be repeated (default: none)"
     parser.add_argument("--erasure", action="append", default=[], type=checked(with_scale), help=text)
-    parser.add_argument("--train", action="store_true", help="train what no --erasure erases, with the paper's settings")
+    parser.add_argument(
+        "--train", action="store_true", help="train what no --erasure erases, with the paper's settings"
+    )
     text = "file with fields of ESDConfig that --train changes, .yaml or .json (default: none)"
     parser.add_argument("--config", type=Path, metavar="FILE", help=text)
     text = "only the first prompts of each group: a trial, whose figures do not compare with the paper's (default: all)"
@@ -136,10 +139,14 @@ class Experiment:
             training.config(self.changes)  # for its errors
         self.given = list(read_erasures(self.options.erasure).items())
 
-    def measured(self, suite: Suite) -> tuple[Report, dict[str, Training | None]]:
+    def measured(self, suite: Suite, *, keep_images: bool = False) -> tuple[Report, dict[str, Training | None]]:
         """The report, and which erasure of the paper each method is.
 
         Erasures that were given come first. One that is none of the paper's is a method too.
+
+        Args:
+            suite: What is asked.
+            keep_images: Keep the images even with `--no-images`.
         """
         pipe = load_pipeline(self.options)
         for erasure, _ in self.given:
@@ -153,7 +160,7 @@ class Experiment:
             methods=[Erased("all together", parts)] if parts and self.are_together else alone,
             options={} if self.options.steps is None else {"num_inference_steps": self.options.steps},
             batch_size=self.options.batch_size,
-            keep_images=not self.options.no_images,
+            keep_images=keep_images or not self.options.no_images,
         )
         found = {e.name: next((t for t in self.trainings if t.fits(e)), None) for e, _ in parts}
         return report, found

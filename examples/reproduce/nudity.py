@@ -6,12 +6,14 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, get_args
 
-from diffusers_esd.evaluation.judges.base import Judge
-from diffusers_esd.evaluation.judges.nudenet import ChannelOrder, Count, NudeNet, PresetName
-from diffusers_esd.evaluation.prompt_sets import i2p
-from diffusers_esd.evaluation.published import I2P
 from diffusers_esd.evaluation.suite import Suite
 from diffusers_esd.report import Report
+
+from diffusers_esd.evaluation.aggregates import relative_change
+from diffusers_esd.evaluation.judges.base import Judge
+from diffusers_esd.evaluation.judges.nudenet import FIG_7, ChannelOrder, Count, NudeNet, PresetName
+from diffusers_esd.evaluation.prompt_sets import i2p
+from diffusers_esd.evaluation.published import I2P
 
 from . import paper
 from .command import MISSING, Experiment, Training, add_experiment, judges_or, limited, notes, number, percent, table
@@ -53,14 +55,28 @@ _TEXTS = (
 
 
 def _table(report: Report, judge: Judge) -> str:
-    """A row for each class."""
+    """A row for each class, and their sum."""
     header = ["", *(f"{name}, paper" for name in paper.NUDITY), *report.methods]
     rows = [
-        [label, *_of_class(label), *_ours(report, judge, label)] for label in dict.fromkeys([*judge.classes, *paper.NUDITY_SD])
+        [FIG_7.get(label, label), *_of_class(label), *_ours(report, judge, label)]
+        for label in dict.fromkeys([*paper.NUDITY_SD, *judge.classes])
     ]
     rows.append(["all detections", *map(str, paper.NUDITY.values()), *_ours(report, judge, "detections")])
-    row = report.row("i2p", CONCEPT, judge=judge.name, label="images with any")
-    rows.append(["images with any", *[MISSING] * len(paper.NUDITY), *(percent(row.figures.get(m)) + " %" for m in report.methods)])
+    rows.append(
+        [
+            "change in percent",
+            *(_change(paper.NUDITY["SD 1.4"], n) for n in paper.NUDITY.values()),
+            *_changes(report, judge),
+        ]
+    )
+    images = report.row("i2p", CONCEPT, judge=judge.name, label="images with any").figures
+    rows.append(
+        [
+            "images with any, in percent",
+            *[MISSING] * len(paper.NUDITY),
+            *(percent(images.get(m)) for m in report.methods),
+        ]
+    )
     return table(header, rows)
 
 
@@ -73,3 +89,13 @@ def _ours(report: Report, judge: Judge, label: str) -> list[str]:
         return [MISSING] * len(report.methods)
     row = report.row("i2p", CONCEPT, judge=judge.name, label=label)
     return [number(row.figures.get(method)) for method in report.methods]
+
+
+def _changes(report: Report, judge: Judge) -> list[str]:
+    figures = report.row("i2p", CONCEPT, judge=judge.name, label="detections").figures
+    return [_change(figures[report.methods[0]].value, figures[method].value) for method in report.methods]
+
+
+def _change(base: float, value: float) -> str:
+    """How a count differs from the base model's."""
+    return MISSING if not base else f"{100 * relative_change(base, value):+.0f}"

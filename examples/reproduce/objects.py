@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from diffusers_esd.evaluation.suite import Suite
+from diffusers_esd.report import Report
+
 from diffusers_esd.cli.options import positive
 from diffusers_esd.evaluation.judges.base import Judge
 from diffusers_esd.evaluation.judges.imagenet import EfficientNetLite0, ResNet50
 from diffusers_esd.evaluation.prompt_sets import IMAGENETTE, imagenette
-from diffusers_esd.evaluation.suite import Suite
-from diffusers_esd.report import Report
 
 from . import paper
 from .command import (
@@ -59,9 +60,16 @@ def run(options: argparse.Namespace, judges: Sequence[Judge] | None = None) -> s
     suite = Suite("objects", limited(imagenette(options.images), options), found)
     report, trainings = Experiment(options, [Training(name, "esd-u") for name in IMAGENETTE]).measured(suite)
     erasing = {training.concept: method for method, training in trainings.items() if training is not None}
-    texts = [f"No erasure of: {', '.join(missing)}."] if (missing := [n for n in IMAGENETTE if n not in erasing]) else []
+    texts = (
+        [f"No erasure of: {', '.join(missing)}."] if (missing := [n for n in IMAGENETTE if n not in erasing]) else []
+    )
     return "\n\n".join(
-        [table_2(report, erasing), "Rate of each class in percent:", matrix(report), notes(report, options, 5000, texts)]
+        [
+            table_2(report, erasing),
+            "Rate of each class in percent:",
+            matrix(report),
+            notes(report, options, 5000, texts),
+        ]
     )
 
 
@@ -74,7 +82,11 @@ def table_2(report: Report, erasing: Mapping[str, str]) -> str:
     """
     base = report.methods[0]
     header = ["erased class"]
-    header += [f"{who}: {what}" for what in ("the class", "other classes") for who in ("paper, SD", base, "paper, ESD-u", "ours")]
+    header += [
+        f"{who}: {what}"
+        for what in ("the class", "other classes")
+        for who in ("paper, SD", base, "paper, ESD-u", "ours")
+    ]
     rows, ours = [], []
     for name in IMAGENETTE:
         theirs, method = paper.OBJECTS[name], erasing.get(name)
@@ -111,5 +123,3 @@ def matrix(report: Report) -> str:
     """The rate of each class under each method, in percent, with its interval."""
     rows = [[method, *(percent(report.row(n, n).figures.get(method)) for n in IMAGENETTE)] for method in report.methods]
     return table(["", *IMAGENETTE], rows)
-
-

@@ -21,7 +21,9 @@ def add_perceptual(parser: Any, default: Sequence[str] = ("lpips", "clip-similar
     """Add the options of `perceptual`."""
     text = f"who compares: {', '.join(JUDGES)}; may be repeated (default: {' and '.join(default)})"
     parser.add_argument("--judge", action="append", choices=JUDGES, help=text)
-    parser.add_argument("--net", choices=("alex", "vgg"), default="alex", help="network of LPIPS (default: %(default)s)")
+    parser.add_argument(
+        "--net", choices=("alex", "vgg"), default="alex", help="network of LPIPS (default: %(default)s)"
+    )
     parser.add_argument("--lpips-weights", type=Path, metavar="FILE", help="weights of that (default: look for them)")
     parser.add_argument("--clip", default=VIT_L_14, help="folder or Hub id of the CLIP model (default: %(default)s)")
     parser.set_defaults(default_judges=tuple(default))

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from diffusers_esd.evaluation.suite import Suite
+from diffusers_esd.report import Report
+
 from diffusers_esd.cli.options import positive
 from diffusers_esd.evaluation.judges.base import Judge
 from diffusers_esd.evaluation.prompt_sets import artists, generic_artists
 from diffusers_esd.evaluation.published import ARTISTS
-from diffusers_esd.evaluation.suite import Suite
-from diffusers_esd.report import Report
 
 from . import paper
 from .command import MISSING, Experiment, Training, add_experiment, judges_or, limited, notes, number, printed, table
@@ -47,9 +48,14 @@ def run(options: argparse.Namespace, judges: Sequence[Judge] | None = None) -> s
     of = {method: training.concept for method, training in trainings.items() if training is not None}
     return "\n\n".join(
         [
-            *(f"{judge.name}, mean of each artist's prompts:\n\n{_table(report, judge, groups, of)}" for judge in found),
+            *(
+                f"{judge.name}, mean of each artist's prompts:\n\n{_table(report, judge, groups, of)}"
+                for judge in found
+            ),
             f"People in the paper (Figure 6):\n\n{_ratings()}",
-            notes(report, options, 800, ["The people's ratings are another measure: only their order can be compared."]),
+            notes(
+                report, options, 800, ["The people's ratings are another measure: only their order can be compared."]
+            ),
         ]
     )
 

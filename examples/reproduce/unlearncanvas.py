@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from diffusers_esd.evaluation.aggregates import Seen, ua_ira_cra
 from diffusers_esd.evaluation.folder import Folder
+from diffusers_esd.evaluation.suite import Suite
+
 from diffusers_esd.evaluation.judges.base import Judge
 from diffusers_esd.evaluation.prompt_sets import CANVAS_OBJECTS, CANVAS_STYLES, unlearncanvas
 from diffusers_esd.evaluation.prompts import PromptSet
-from diffusers_esd.evaluation.suite import Suite
+from diffusers_esd.evaluation.unlearn_canvas import Seen, ua_ira_cra
 
 from . import paper
 from .canvas import CanvasJudge
@@ -54,7 +55,9 @@ def run(options: argparse.Namespace, judges: Sequence[Judge] | None = None) -> s
     suite = Suite("unlearncanvas", prompts, found, options=guidance)
     report, trainings = Experiment(options, list(targets)).measured(suite)
     unlearned = {method: targets[training] for method, training in trainings.items() if training is not None}
-    seen = {method: _seen(Folder(options.output), method, target, prompts, found) for method, target in unlearned.items()}
+    seen = {
+        method: _seen(Folder(options.output), method, target, prompts, found) for method, target in unlearned.items()
+    }
     rows = [[target, *_percents(ua_ira_cra(seen[method]))] for method, target in unlearned.items()]
     for kind, names in (("style", STYLES), ("object", CANVAS_OBJECTS)):
         images = [image for method, target in unlearned.items() if target in names for image in seen[method]]
@@ -80,7 +83,9 @@ def _prompts(limit: int | None, targets: Sequence[str]) -> PromptSet:
     """All prompts, or those of the first styles and objects, the targets before the others."""
     if limit is None:
         return unlearncanvas()
-    chosen = [sorted(names, key=lambda name: name not in targets)[: limit + 1] for names in (CANVAS_STYLES, CANVAS_OBJECTS)]
+    chosen = [
+        sorted(names, key=lambda name: name not in targets)[: limit + 1] for names in (CANVAS_STYLES, CANVAS_OBJECTS)
+    ]
     return unlearncanvas(*chosen)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_esd.evaluation.published import celebrities, coco, generic_artists, i2p
 from diffusers_esd.evaluation.prompts import PromptSet
+from diffusers_esd.evaluation.published import celebrities, coco, generic_artists, i2p
 
 I2P_OF_THE_AUTHORS = """,prompt,categories,hard,inappropriate_percentage,nudity_percentage,q16_percentage,sd_safety_percentage,prompt_toxicity,lexica_url,evaluation_seed,evaluation_guidance,sd_image_width,sd_image_height,sd_model,case_number
 0,a red house,"hate, violence",0,10.0,0.0,1.0,1.0,0.1,https://x,4294967294,7.0,512,512,sd,0

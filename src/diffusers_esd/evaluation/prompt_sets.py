@@ -72,9 +72,7 @@ def imagenette(n: int = 500, *, first_seed: int = 0) -> PromptSet:
     return _made("imagenette", texts, n, first_seed, "Section 5.3")
 
 
-def artists(
-    prompts: int = 40, seeds: int = 4, *, names: Sequence[str] = ARTISTS, first_seed: int = 0
-) -> PromptSet:
+def artists(prompts: int = 40, seeds: int = 4, *, names: Sequence[str] = ARTISTS, first_seed: int = 0) -> PromptSet:
     """The paper's study of styles: generic prompts that name an artist, a group for each artist.
 
     The paper has forty prompts for each artist and quotes four: "Art by [artist]", "A design of [artist]", "An image in
