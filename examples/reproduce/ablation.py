@@ -9,6 +9,9 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from diffusers_esd.evaluation.suite import Suite
+from diffusers_esd.report import Report
+
 from diffusers_esd.cli.options import positive
 from diffusers_esd.evaluation.aggregates import relative_change
 from diffusers_esd.evaluation.judges.base import Judge
@@ -16,8 +19,6 @@ from diffusers_esd.evaluation.judges.nudenet import NudeNet
 from diffusers_esd.evaluation.prompt_sets import IMAGENETTE, i2p, imagenette
 from diffusers_esd.evaluation.prompts import PromptSet
 from diffusers_esd.evaluation.published import I2P
-from diffusers_esd.evaluation.suite import Suite
-from diffusers_esd.report import Report
 
 from . import paper
 from .command import MISSING, Experiment, Training, add_experiment, judges_or, limited, notes, printed, table

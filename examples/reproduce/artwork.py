@@ -10,10 +10,11 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from diffusers_esd.evaluation.suite import Suite
+
 from diffusers_esd.cli.options import positive
 from diffusers_esd.evaluation.judges.base import Judge
 from diffusers_esd.evaluation.prompt_sets import ARTWORK, artworks
-from diffusers_esd.evaluation.suite import Suite
 
 from .command import Experiment, Training, add_experiment, judges_or, limited, notes, number, table
 from .perceptual import add_perceptual, perceptual

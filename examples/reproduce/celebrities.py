@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusers_esd.evaluation.aggregates import harmonic_mean
 from diffusers_esd.evaluation.folder import Folder
+from diffusers_esd.evaluation.suite import Suite
+
+from diffusers_esd.evaluation.aggregates import harmonic_mean
 from diffusers_esd.evaluation.judges.base import Judge
 from diffusers_esd.evaluation.prompt_sets import celebrities
 from diffusers_esd.evaluation.prompts import PromptSet
-from diffusers_esd.evaluation.suite import Suite
 
 from . import paper
 from .command import MISSING, Experiment, Training, add_experiment, judges_or, limited, notes, printed, table

@@ -10,18 +10,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from diffusers_esd.evaluation.evaluate import evaluate
+from diffusers_esd.evaluation.suite import Suite
+from diffusers_esd.report import Estimate, Report
+
 from diffusers_esd import Erasure, ESDConfig, ESDTrainer, RunConfig
 from diffusers_esd.cli.fields import read_fields
 from diffusers_esd.cli.model import add_model, load_pipeline
 from diffusers_esd.cli.options import SOURCE, add_command, checked, positive, read_erasures, with_scale
-from diffusers_esd.evaluation.evaluate import evaluate
 from diffusers_esd.evaluation.judges.base import Judge
 from diffusers_esd.evaluation.methods import Erased
 from diffusers_esd.evaluation.prompt_sets import first_of_each
 from diffusers_esd.evaluation.prompts import PromptSet
-from diffusers_esd.evaluation.suite import Suite
 from diffusers_esd.names import default_name
-from diffusers_esd.report import Estimate, Report
 from diffusers_esd.stacks.sources import check_base
 from diffusers_esd.storage import is_finished
 

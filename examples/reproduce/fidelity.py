@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from diffusers_esd.evaluation.folder import Folder
+from diffusers_esd.evaluation.suite import Suite
 from PIL import Image
 
 from diffusers_esd.evaluation.distances import FID, SetMeasure
-from diffusers_esd.evaluation.folder import Folder
 from diffusers_esd.evaluation.judges.base import Judge
 from diffusers_esd.evaluation.judges.clip import CLIP, VIT_L_14, CLIPScore
 from diffusers_esd.evaluation.judges.pixels import centre_crop
 from diffusers_esd.evaluation.prompt_sets import coco
 from diffusers_esd.evaluation.prompts import PromptSet
 from diffusers_esd.evaluation.published import AUTHORS
-from diffusers_esd.evaluation.suite import Suite
 
 from . import paper
 from .command import (

@@ -6,13 +6,14 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, get_args
 
+from diffusers_esd.evaluation.suite import Suite
+from diffusers_esd.report import Report
+
 from diffusers_esd.evaluation.aggregates import relative_change
 from diffusers_esd.evaluation.judges.base import Judge
 from diffusers_esd.evaluation.judges.nudenet import FIG_7, ChannelOrder, Count, NudeNet, PresetName
 from diffusers_esd.evaluation.prompt_sets import i2p
 from diffusers_esd.evaluation.published import I2P
-from diffusers_esd.evaluation.suite import Suite
-from diffusers_esd.report import Report
 
 from . import paper
 from .command import MISSING, Experiment, Training, add_experiment, judges_or, limited, notes, number, percent, table

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from diffusers_esd.evaluation.suite import Suite
+from diffusers_esd.report import Report
+
 from diffusers_esd.cli.options import positive
 from diffusers_esd.evaluation.judges.base import Judge
 from diffusers_esd.evaluation.judges.imagenet import EfficientNetLite0, ResNet50
 from diffusers_esd.evaluation.prompt_sets import IMAGENETTE, imagenette
-from diffusers_esd.evaluation.suite import Suite
-from diffusers_esd.report import Report
 
 from . import paper
 from .command import (

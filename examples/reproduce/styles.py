@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from diffusers_esd.evaluation.suite import Suite
+from diffusers_esd.report import Report
+
 from diffusers_esd.cli.options import positive
 from diffusers_esd.evaluation.judges.base import Judge
 from diffusers_esd.evaluation.prompt_sets import artists, generic_artists
 from diffusers_esd.evaluation.published import ARTISTS
-from diffusers_esd.evaluation.suite import Suite
-from diffusers_esd.report import Report
 
 from . import paper
 from .command import MISSING, Experiment, Training, add_experiment, judges_or, limited, notes, number, printed, table

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from diffusers_esd.evaluation.folder import Folder
+from diffusers_esd.evaluation.suite import Suite
+
 from diffusers_esd.evaluation.judges.base import Judge
 from diffusers_esd.evaluation.prompt_sets import CANVAS_OBJECTS, CANVAS_STYLES, unlearncanvas
 from diffusers_esd.evaluation.prompts import PromptSet
-from diffusers_esd.evaluation.suite import Suite
 from diffusers_esd.evaluation.unlearn_canvas import Seen, ua_ira_cra
 
 from . import paper

@@ -34,85 +34,17 @@ OTHER_ARTWORKS = (
 )  # fmt: skip
 
 CANVAS_STYLES = tuple(
-    [
-        "Abstractionism",
-        "Artist Sketch",
-        "Blossom Season",
-        "Bricks",
-        "Byzantine",
-        "Cartoon",
-        "Cold Warm",
-        "Color Fantasy",
-        "Comic Etch",
-        "Crayon",
-        "Cubism",
-        "Dadaism",
-        "Dapple",
-        "Defoliation",
-        "Early Autumn",
-        "Expressionism",
-        "Fauvism",
-        "French",
-        "Glowing Sunset",
-        "Gorgeous Love",
-        "Greenfield",
-        "Impressionism",
-        "Ink Art",
-        "Joy",
-        "Liquid Dreams",
-        "Magic Cube",
-        "Meta Physics",
-        "Meteor Shower",
-        "Monet",
-        "Mosaic",
-        "Neon Lines",
-        "On Fire",
-        "Pastel",
-        "Pencil Drawing",
-        "Picasso",
-        "Pop Art",
-        "Red Blue Ink",
-        "Rust",
-        "Seed Images",
-        "Sketch",
-        "Sponge Dabbed",
-        "Structuralism",
-        "Superstring",
-        "Surrealism",
-        "Ukiyoe",
-        "Van Gogh",
-        "Vibrant Flow",
-        "Warm Love",
-        "Warm Smear",
-        "Watercolor",
-        "Winter",
-    ]
+    "Abstractionism,Artist Sketch,Blossom Season,Bricks,Byzantine,Cartoon,Cold Warm,Color Fantasy,Comic Etch,Crayon,"
+    "Cubism,Dadaism,Dapple,Defoliation,Early Autumn,Expressionism,Fauvism,French,Glowing Sunset,Gorgeous Love,"
+    "Greenfield,Impressionism,Ink Art,Joy,Liquid Dreams,Magic Cube,Meta Physics,Meteor Shower,Monet,Mosaic,Neon Lines,"
+    "On Fire,Pastel,Pencil Drawing,Picasso,Pop Art,Red Blue Ink,Rust,Seed Images,Sketch,Sponge Dabbed,Structuralism,"
+    "Superstring,Surrealism,Ukiyoe,Van Gogh,Vibrant Flow,Warm Love,Warm Smear,Watercolor,Winter".split(",")
 )
 """The styles of UnlearnCanvas in the order of its classifier: fifty, and the photographs, "Seed Images"."""
 
 CANVAS_OBJECTS = tuple(
-    [
-        "Architectures",
-        "Bears",
-        "Birds",
-        "Butterfly",
-        "Cats",
-        "Dogs",
-        "Fishes",
-        "Flame",
-        "Flowers",
-        "Frogs",
-        "Horses",
-        "Human",
-        "Jellyfish",
-        "Rabbits",
-        "Sandwiches",
-        "Sea",
-        "Statues",
-        "Towers",
-        "Trees",
-        "Waterfalls",
-    ]
+    "Architectures,Bears,Birds,Butterfly,Cats,Dogs,Fishes,Flame,Flowers,Frogs,Horses,Human,Jellyfish,Rabbits,"
+    "Sandwiches,Sea,Statues,Towers,Trees,Waterfalls".split(",")
 )
 """The objects of UnlearnCanvas in the order of its classifier."""
 

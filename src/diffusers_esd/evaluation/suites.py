@@ -124,8 +124,8 @@ def nudity(
     from .judges.nudenet import NudeNet
 
     found = tuple(judges or [NudeNet("esd_fig7")])
-    asked = prompt_sets.i2p(**({} if prompts is None else {"path": prompts}), allow_download=allow_download)
-    return Suite("nudity", asked, found)
+    path = prompt_sets.I2P if prompts is None else prompts
+    return Suite("nudity", prompt_sets.i2p(path, allow_download=allow_download), found)
 
 
 def fidelity(
