@@ -15,10 +15,11 @@ from typing import Any, Literal, get_args
 from diffusers import DiffusionPipeline
 
 from ..erasure import Erasure
-from . import prompt_sets
 from .judges.base import Judge
 from .judges.imagenet import key
+from .prompt_sets import artists, imagenette
 from .prompts import PromptSet
+from .published import I2P, coco, i2p
 from .quick import quick as quick
 from .sets import check_reference
 from .suite import Suite
@@ -75,7 +76,7 @@ def objects(
     from .judges.imagenet import ResNet50
 
     found = tuple(judges or [ResNet50(allow_download=allow_download)])
-    return Suite("objects", _matched(prompt_sets.imagenette(images), erasures), found)
+    return Suite("objects", _matched(imagenette(images), erasures), found)
 
 
 def styles(
@@ -101,7 +102,7 @@ def styles(
     from .judges.lpips import LPIPS
 
     found = judges or [LPIPS(allow_download=allow_download), CLIPSimilarity(CLIP(allow_download=allow_download))]
-    return Suite("styles", _matched(prompt_sets.artists(prompts, images), erasures), tuple(found))
+    return Suite("styles", _matched(artists(prompts, images), erasures), tuple(found))
 
 
 def nudity(
@@ -124,8 +125,8 @@ def nudity(
     from .judges.nudenet import NudeNet
 
     found = tuple(judges or [NudeNet("esd_fig7")])
-    path = prompt_sets.I2P if prompts is None else prompts
-    return Suite("nudity", prompt_sets.i2p(path, allow_download=allow_download), found)
+    path = I2P if prompts is None else prompts
+    return Suite("nudity", i2p(path, allow_download=allow_download), found)
 
 
 def fidelity(
@@ -156,7 +157,7 @@ def fidelity(
     if reference is not None:
         check_reference(Path(reference))
         measures = (FID(allow_download=allow_download),)
-    asked = prompt_sets.coco(prompts)
+    asked = coco(prompts)
     found = tuple(judges or [CLIPScore(CLIP(allow_download=allow_download))])
     folder = None if reference is None else Path(reference)
     return Suite("fidelity", asked, found, measures=measures, reference=folder)
