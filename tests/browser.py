@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+HEIGHT = 844  # of a window, in pixels
 MISSING = "These tests need a browser: apt-get install chromium."
 SWITCHES = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -49,7 +50,7 @@ def opened(browser: Browser, file: Path, *, script: str = "", width: int = 1300,
         width: Of the window, in pixels.
         options: Others of Playwright's `new_context`, such as `color_scheme`.
     """
-    context = browser.new_context(viewport={"width": width, "height": 844}, **options)
+    context = browser.new_context(viewport={"width": width, "height": HEIGHT}, **options)
     errors: list[str] = []
     try:
         page = context.new_page()

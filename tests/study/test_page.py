@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import check_fits, opened, requests_of
+from browser import HEIGHT, check_fits, opened, requests_of
 from controls import must_fail
 from drawn import ARTISTS, CONDITIONS, draw, draw_folder
 from playwright.sync_api import Browser, Page
@@ -70,13 +70,15 @@ def test_nothing_of_the_key_is_in_the_page(study: Study) -> None:
 
 
 def test_the_same_pictures_are_the_same_study(folder: Path, study: Study, tmp_path: Path) -> None:
-    again = make_study(folder, study.page, title="Another", question="Alike?", blur=True)
-    assert again.key == study.key
+    page = make_study(folder, tmp_path / "study.html").page
+    before = page.read_text(encoding="utf-8")
+    assert make_study(folder, page, title="Another", question="Alike?", blur=True).key == study.key
+    assert page.read_text(encoding="utf-8") != before
+    assert make_study(folder, page).page.read_text(encoding="utf-8") == before
     other = make_study(folder, tmp_path / "other.html", seed=1).key
     assert other.study != study.key.study
     assert not set(other.candidates) & set(study.key.candidates)
     assert make_study(folder, tmp_path / "fewer.html", references=4).key.study != study.key.study
-    make_study(folder, study.page)
 
 
 def test_the_key_of_another_study_is_kept(folder: Path, study: Study, tmp_path: Path) -> None:
@@ -267,7 +269,7 @@ def test_it_fits_into_a_window(browser: Browser, width: int, scheme: Any, study:
             assert box is not None
             assert box["x"] >= 0
             assert box["x"] + box["width"] <= width
-            assert box["y"] + box["height"] <= 844
+            assert box["y"] + box["height"] <= HEIGHT
         ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert ground == {"light": "rgb(247, 247, 245)", "dark": "rgb(20, 23, 28)"}[scheme]
         for _ in range(ITEMS):

@@ -48,8 +48,8 @@ def _make(options: argparse.Namespace) -> None:
 
 def _figure(options: argparse.Namespace) -> None:
     from ..files import write_text
-    from ..study.figure import figure, markdown
-    from ..study.means import means
+    from ..study.chart import figure, markdown
+    from ..study.mean import means
     from ..study.ratings import read_ratings
 
     if options.output.suffix.lower() != ".svg":

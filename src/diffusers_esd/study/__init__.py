@@ -1,8 +1,8 @@
 """The human study of the ESD paper (Sec. 5.1.2): a page that collects ratings, and what they say."""
 
-from .figure import figure, markdown
+from .chart import figure, markdown
 from .key import Candidate, Key
-from .means import Mean, means
+from .mean import Mean, means
 from .page import Study, make_study
 from .ratings import Ratings, read_ratings
 

@@ -126,10 +126,10 @@ def _check_files(folder: Path, files: Files, references: int) -> None:
         raise ValueError(f"{folder} is empty; it must contain a folder for each artist.")
     spelling: dict[str, str] = {}
     for artist, groups in files.items():
-        found = len(groups.get(REFERENCES, []))
-        if found < references:
+        number = len(groups.get(REFERENCES, []))
+        if number < references:
             raise ValueError(
-                f"{folder / artist / REFERENCES} must contain {references} pictures or more, got {found}; add some, "
+                f"{folder / artist / REFERENCES} must contain {references} pictures or more, got {number}; add some, "
                 "or give a lower number of `references`."
             )
         if set(groups) == {REFERENCES}:

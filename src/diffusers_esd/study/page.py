@@ -55,7 +55,8 @@ def make_study(
 ) -> Study:
     """Make the page of a study, and beside it the key: `study.html` and `study-key.csv`.
 
-    The same pictures, `references` and `seed` give the same study again, under any title and question.
+    The same pictures, `references` and `seed` give the same study again, under any title, question and
+    names of conditions.
 
     Args:
         folder: A folder for each artist, which contains the folder `references` and a folder for each condition.
@@ -90,12 +91,12 @@ def make_study(
     data = {
         "study": key.study,
         **options,
-        "references": [[_uri(one) for one in some] for some in shown],
+        "references": [list(map(_uri, pictures)) for pictures in shown],
         "items": items,
     }
-    with whole(page) as page_text, whole(key_file) as key_text:
-        page_text.write_text(_fill(data), encoding="utf-8")
-        key_text.write_text(key.to_csv(), encoding="utf-8")
+    with whole(page) as new_page, whole(key_file) as new_key:
+        new_page.write_text(_fill(data), encoding="utf-8")
+        new_key.write_text(key.to_csv(), encoding="utf-8")
     return Study(page, key_file, key)
 
 

@@ -25,16 +25,16 @@ def read_table(file: Path, columns: Sequence[str]) -> list[tuple[int, Row]]:
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:  # spreadsheets write a mark at the start
             reader = csv.DictReader(opened, strict=True)
-            there = reader.fieldnames or ()
+            header = reader.fieldnames or ()
             rows = [(reader.line_num, row) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{file} is not a CSV file in UTF-8 ({error}).") from error
-    if missing := [column for column in columns if column not in there]:
+    if missing := [column for column in columns if column not in header]:
         names = ", ".join(columns)
         raise ValueError(f"{file} must have the columns {names}, separated by commas; {missing[0]} is missing.")
     if not rows:
         raise ValueError(f"{file} does not have a row.")
     for line, row in rows:
         if None in row or not all(row.values()):
-            raise ValueError(f"{file}, line {line}: must have a value in each of {len(there)} columns.")
+            raise ValueError(f"{file}, line {line}: must have a value in each of {len(header)} columns.")
     return rows

@@ -9,7 +9,7 @@ import pytest
 from controls import must_fail
 
 from diffusers_esd.study import Candidate, Key, Ratings, means
-from diffusers_esd.study.means import interval
+from diffusers_esd.study.mean import interval
 
 Rows = list[list[int]]
 

@@ -60,12 +60,12 @@ def means(ratings: Ratings) -> tuple[Mean, ...]:
 
     The same ratings always give the same intervals.
     """
-    found = []
+    results = []
     for condition, rows in ratings.by_condition().items():
         mean = sum(map(sum, rows)) / (len(rows) * len(rows[0]))
         published = _PUBLISHED.get(same_spelling(condition))
-        found.append(Mean(condition, mean, interval(rows), len(rows), len(rows[0]), published))
-    return tuple(sorted(found, key=lambda each: (-each.mean, each.condition)))
+        results.append(Mean(condition, mean, interval(rows), len(rows), len(rows[0]), published))
+    return tuple(sorted(results, key=lambda each: (-each.mean, each.condition)))
 
 
 def interval(rows: Sequence[Sequence[float]], draws: int = DRAWS) -> tuple[float, float] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from .means import DRAWS, Mean
+from .mean import DRAWS, Mean
 from .ratings import HIGHEST, LOWEST
 
 _WIDTH, _TOP, _ROW, _LETTER = 280, 44, 34, 8.5  # units of the SVG: the axis, its top, a row, a letter
@@ -46,41 +46,41 @@ def figure(means: Sequence[Mean]) -> str:
         means: At least one, from `means`.
     """
     bottom = _TOP + _ROW * len(means)
-    left = max(120.0, 40 + _LETTER * max(len(each.condition) for each in means))
+    margin = max(120.0, 40 + _LETTER * max(len(each.condition) for each in means))
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + _WIDTH + 90:g} {bottom + 88}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {margin + _WIDTH + 90:g} {bottom + 88}" role="img" '
         'font-family="system-ui,sans-serif" font-size="16"><title>Mean rating of each condition</title>'
         f"<style>{_STYLE}</style>",
         f'<text x="16" y="28" font-weight="600">Mean rating, {_participants(means)}</text>',
-        *_axis(left, bottom),
+        *_axis(margin, bottom),
     ]
     for i, each in enumerate(means):
-        parts += _row(each, left, _TOP + _ROW * i + _ROW / 2)
+        parts += _row(each, margin, _TOP + _ROW * i + _ROW / 2)
     return "\n".join([*parts, *_legend(means, bottom + 74), "</svg>\n"])
 
 
-def _axis(left: float, bottom: float) -> list[str]:
+def _axis(margin: float, bottom: float) -> list[str]:
     """A line down for each rating, with its number, and a name at both ends."""
     names = {LOWEST: "1 certainly not", HIGHEST: "5 certainly"}
     parts = []
     for rating in range(LOWEST, HIGHEST + 1):
-        x, name = _x(left, rating), names.get(rating, str(rating))
+        x, name = _x(margin, rating), names.get(rating, str(rating))
         parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{_TOP}" y2="{bottom}"/>')
         parts.append(f'<text class="quiet" x="{x}" y="{bottom + 22}" text-anchor="middle" font-size="14">{name}</text>')
     return parts
 
 
-def _row(mean: Mean, left: float, y: float) -> list[str]:
+def _row(mean: Mean, margin: float, y: float) -> list[str]:
     """Name, interval, dot, number, and the paper's diamond."""
-    x = _x(left, mean.mean)
-    parts = [f'<text x="{left - 20:g}" y="{y + 5:g}" text-anchor="end">{escape(mean.condition)}</text>']
+    x = _x(margin, mean.mean)
+    parts = [f'<text x="{margin - 20:g}" y="{y + 5:g}" text-anchor="end">{escape(mean.condition)}</text>']
     if mean.interval is not None:
-        low, high = (_x(left, bound) for bound in mean.interval)
+        low, high = (_x(margin, bound) for bound in mean.interval)
         parts.append(f'<line class="own" stroke-width="3" x1="{low}" x2="{high}" y1="{y:g}" y2="{y:g}"/>')
     parts.append(f'<circle class="own" cx="{x}" cy="{y:g}" r="5.5"/>')
     if mean.published is not None:
-        parts.append(_diamond(_x(left, mean.published), y))
-    parts.append(f'<text x="{left + _WIDTH + 30:g}" y="{y + 5:g}">{mean.mean:.2f}</text>')
+        parts.append(_diamond(_x(margin, mean.published), y))
+    parts.append(f'<text x="{margin + _WIDTH + 30:g}" y="{y + 5:g}">{mean.mean:.2f}</text>')
     return parts
 
 
@@ -100,8 +100,8 @@ def _diamond(x: float, y: float) -> str:
     return f'<path class="paper" d="M{x:g} {y - 7:g}l7 7l-7 7l-7 -7z"/>'
 
 
-def _x(left: float, rating: float) -> float:
-    return round(left + _WIDTH * (rating - LOWEST) / (HIGHEST - LOWEST), 1)
+def _x(margin: float, rating: float) -> float:
+    return round(margin + _WIDTH * (rating - LOWEST) / (HIGHEST - LOWEST), 1)
 
 
 def _participants(means: Sequence[Mean]) -> str:
