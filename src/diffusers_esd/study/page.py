@@ -25,7 +25,7 @@ from .folder import Artist, Picture, read_folder
 from .key import Candidate, Key, read_key
 
 TITLE = "Who made this picture?"
-QUESTION = "Is this picture by the same artist as the references?"
+QUESTION = "The references are by one artist. Is this picture by the same artist?"
 
 
 @dataclass(frozen=True)
