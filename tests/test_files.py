@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from controls import must_fail
+from PIL import Image
 from safetensors.torch import save_file
 from tiny import tiny_pipeline
 
 from diffusers_esd.files import (
     read_header,
+    read_png,
     read_safetensors,
     remove_folder,
     remove_leftovers,
@@ -152,3 +154,15 @@ def test_a_folder_is_removed_and_synced(tmp_path: Path, monkeypatch: pytest.Monk
     assert [os.path.samestat(a, b.stat()) for a, b in zip(synced, (file, file.parent), strict=True)] == [True, True]
     remove_folder(file.parent)
     assert names(tmp_path) == []
+
+
+def test_only_png_is_read(tmp_path: Path) -> None:
+    file, image = tmp_path / "check.png", Image.new("RGB", (8, 4))
+    assert read_png(file) is None
+    image.save(file, format="BMP")
+    with pytest.warns(UserWarning, match=r"check.png is damaged or not a PNG image"):
+        assert read_png(file) is None
+    image.save(file)
+    read = read_png(file)
+    assert read is not None
+    assert read.size == (8, 4)

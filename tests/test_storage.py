@@ -22,7 +22,7 @@ from tiny import tiny_pipeline
 
 from diffusers_esd import Erasure
 from diffusers_esd.files import HEADER_KEY, WEIGHTS_NAME
-from diffusers_esd.storage import JSON_NAME, PICTURE_NAME, is_finished, read_picture
+from diffusers_esd.storage import JSON_NAME, PICTURE_NAME, is_finished
 
 
 @pytest.fixture(scope="module")
@@ -202,20 +202,10 @@ def test_a_damaged_picture_is_left_out_with_a_warning(content: bytes, erasure: E
     folder = erasure.save_pretrained(tmp_path / "no-cat")
     (folder / PICTURE_NAME).write_bytes(content)
     message = f"{folder / PICTURE_NAME} is damaged or not a PNG image ("
-    with pytest.warns(UserWarning, match=f"^{re.escape(message)}.*; the erasure is read without its picture"):
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}.*; it is left out"):
         read = Erasure.from_pretrained(folder)
     assert read.picture is None
     assert is_equal(read, erasure)
-
-
-def test_only_png_is_read(tmp_path: Path) -> None:
-    picture().save(tmp_path / "check.png", format="BMP")
-    with pytest.warns(UserWarning, match=r"check.png is damaged or not a PNG image"):
-        assert read_picture(tmp_path) is None
-    picture().save(tmp_path / "check.png")
-    read = read_picture(tmp_path)
-    assert read is not None
-    assert read.size == (8, 4)
 
 
 def test_an_interrupted_erasure_does_not_replace_a_finished_one(erasure: Erasure, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from emoji_sd import OBJECTS, STYLES, load, phrase, settings
+from emoji_sd import OBJECTS, STYLES, load, phrase, plain, settings
 
 from diffusers_esd import Erasure, ESDConfig, ESDTrainer
 from diffusers_esd.base_model import fingerprint
@@ -66,10 +66,13 @@ def of_style(style: str, group: str = "esd-x", **changes: Any) -> Trained:
 
 
 def ablation() -> dict[tuple[str, str, float], Trained]:
-    """By what is erased, the group and eta. Nothing but group and eta differs: every one has the same number of updates."""
-    same = {"learning_rate": 1e-3, "stop_at_alignment": None, "iterations": 120}
+    """By what is erased, the group and eta: the paper's training, in which nothing else differs."""
     return {
-        (word, name, eta): (of_style if word in STYLES else of_object)(word, group, eta=eta, **same)
+        (word, name, eta): Trained(
+            f"no-{word}",
+            f"art in {word} style" if word in STYLES else phrase(word),
+            {**plain("esd-x"), "group": group, "eta": eta},
+        )
         for word in ABLATED
         for name, group in GROUPS.items()
         for eta in ETAS
@@ -79,7 +82,7 @@ def ablation() -> dict[tuple[str, str, float], Trained]:
 PARTIAL = Trained(
     "cat-not-mono",
     "art in mono style",
-    {**settings("esd-x", style=True), "erase_from": "a cat in mono style", "stop_at_alignment": None, "null_space": False},
+    {**settings("esd-x", style=True), "erase_from": "a cat in mono style", "stop_at_alignment": None},
 )
 """An attribute of one object: the style of the cat, and of nothing else."""
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .check import Check
     from .config import ESDConfig
     from .erasure import Erasure
+    from .evaluation.evaluate import evaluate
     from .exchange import export, import_erasure
     from .families import Family
     from .limits import Limits
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from .pictures.plot import plot_history
     from .pictures.preview import preview
     from .provenance import Provenance
+    from .report import Report
     from .run import RunConfig
     from .stacks.bake import bake
     from .stacks.calibrate import calibrate
@@ -41,11 +43,13 @@ _HOME = {
     "Progress": "training.progress",
     "Provenance": "provenance",
     "Recipe": "stacks.recipe",
+    "Report": "report",
     "RunConfig": "run",
     "bake": "stacks.bake",
     "calibrate": "stacks.calibrate",
     "erase_each": "training.series",
     "esd_target": "objective",
+    "evaluate": "evaluation.evaluate",
     "export": "exchange",
     "import_erasure": "exchange",
     "merge": "stacks.merge",
@@ -67,12 +71,14 @@ __all__ = [
     "Progress",
     "Provenance",
     "Recipe",
+    "Report",
     "RunConfig",
     "__version__",
     "bake",
     "calibrate",
     "erase_each",
     "esd_target",
+    "evaluate",
     "export",
     "import_erasure",
     "merge",

@@ -16,6 +16,8 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from .config import ESDConfig
 from .provenance import Origin, Provenance
+from .report import Report
+from .report_table import table
 from .summary import summarise
 
 TAGS = ("diffusers", "lora", "concept-erasure", "esd", "text-to-image")
@@ -44,7 +46,8 @@ _LIMITS = """## Limits
 - A LoRA can be removed. It serves people who want the erasure, and does not stop people who do not want it.
   `diffusers_esd.bake` writes it into the weights.
 - A negative scale turns the erasure into its inverse, which amplifies the concept.
-- Erasure is seldom complete. Other words, other languages and attacks may bring a concept back.
+- Erasure is seldom complete. Other words, other languages and attacks may bring a concept back. Attacks that need no
+  text, such as inverting a picture of the concept, recover most of what published methods hide.
 - Similar concepts may have changed. Compare with the base model.
 - The licence of the base model applies."""
 _RECIPE = """## Use it
@@ -84,7 +87,8 @@ def erasure_card(
     rank: int,
     kohya: str | None = None,
     images: Mapping[str, str] | None = None,
-    evaluation: str | None = None,
+    report: Report | None = None,
+    report_picture: str | None = None,
 ) -> str:
     """The card of an erasure.
 
@@ -96,7 +100,8 @@ def erasure_card(
         rank: Rank in every layer.
         kohya: Name of the file in kohya's names, if there is one.
         images: File names of the gallery's images by prompt.
-        evaluation: A table in Markdown of what is gone and what stayed.
+        report: What an evaluation found.
+        report_picture: File name of its picture.
     """
     concepts = ", ".join(f"“{_escaped(concept)}”" for concept in provenance.concepts)
     base, has_id = provenance.base_model, is_repo_id(provenance.base_model)
@@ -107,7 +112,7 @@ def erasure_card(
         "",
         *_rows(("", ""), [(key, _escaped(text)) for key, text in summarise(config, provenance, rank).items()]),
         *(["\n<Gallery />"] if widget else []),
-        *([f"\n## What is gone and what stayed\n\n{evaluation}"] if evaluation else []),
+        *([] if report is None else _measured(report, report_picture)),
         _USE.format(
             pipeline=f'DiffusionPipeline.from_pretrained("{base}")' if has_id else "...  # the base model",
             repo_id=repo_id,
@@ -123,6 +128,18 @@ def erasure_card(
     ]
     data = _metadata(TAGS, base, "adapter") | ({"widget": widget} if widget else {})
     return _document(data, f"\n# {name}\n\n" + "\n".join(lines) + "\n")
+
+
+def _measured(report: Report, picture: str | None) -> list[str]:
+    """What is gone and what stayed, beside the base model."""
+    judges = ", ".join(report.judges)
+    return [
+        "\n## What is gone and what stayed\n",
+        *([f"![Images of the base model and of the erasure]({picture})\n"] if picture else []),
+        table(report),
+        f"\nSuite {report.suite}, {report.created}; judged by {judges}. Every column has the same prompts and seeds; "
+        "intervals are of 95 %. `report.json` has everything that is needed to repeat it.",
+    ]
 
 
 def recipe_card(repo_id: str, entries: Sequence[tuple[str, str | None, float]]) -> str:

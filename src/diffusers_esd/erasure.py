@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any
 
@@ -14,19 +13,19 @@ from diffusers import DiffusionPipeline
 from PIL.Image import Image
 from torch import Tensor
 
-from . import adapter, card, gallery, hub
+from . import adapter, hub, publication
 from .arguments import check_scale
 from .check import Check, check
 from .config import ESDConfig
 from .denoiser import check_denoiser, check_name, find_denoiser
 from .families import Family
-from .files import WEIGHTS_NAME, write_safetensors, write_text
-from .kohya import to_kohya
+from .files import WEIGHTS_NAME, digest, read_png
 from .names import check_adapter_name
 from .notebook import as_html, as_text
 from .portable import from_portable
 from .provenance import Provenance
-from .storage import read_file, read_picture, write_folder
+from .report import Report
+from .storage import PICTURE_NAME, read_file, read_report, write_folder
 from .summary import summarise
 
 
@@ -42,6 +41,7 @@ class Erasure:
         config: The configuration it was trained with; `None` for a merged or imported one.
         provenance: Where it comes from and how its training went.
         picture: The image (PIL) that `check` drew, or `None`.
+        report: What an evaluation found, or `None`; see `with_report`.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Erasure:
     config: ESDConfig | None
     provenance: Provenance
     picture: Image | None = None
+    report: Report | None = None
 
     def __post_init__(self) -> None:
         check_adapter_name(self.name)
@@ -56,7 +57,7 @@ class Erasure:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A MappingProxyType can be neither pickled nor copied.
-        return type(self), (self.name, dict(self.weights), self.config, self.provenance, self.picture)
+        return type(self), (self.name, dict(self.weights), self.config, self.provenance, self.picture, self.report)
 
     def __repr__(self) -> str:
         return as_text(self.name, self.config, self.provenance, self.rank)
@@ -79,7 +80,7 @@ class Erasure:
         return {"name": self.name, "rank": self.rank, "config": config, "provenance": self.provenance.to_dict()}
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the weights, `erasure.json` and, if there is a picture, `check.png`.
+        """Write the weights, `erasure.json`, and the picture and the report if there are any.
 
         A new folder appears whole or not at all. In a folder that exists, each file is replaced whole or not at all.
 
@@ -93,7 +94,7 @@ class Erasure:
             FileExistsError: If the folder contains something else, or a finished erasure and this one was interrupted.
         """
         folder = Path(folder)
-        write_folder(folder, self.weights, self.to_dict(), self.provenance, self.picture)
+        write_folder(folder, self.weights, self.to_dict(), self.provenance, self.picture, self.report)
         return folder
 
     def push_to_hub(
@@ -104,12 +105,11 @@ class Erasure:
         token: str | bool | None = None,
         pictures: Mapping[str, Image] | None = None,
         explicit_pictures: bool = False,
-        evaluation: str | None = None,
         commit_message: str | None = None,
     ) -> str:
         """Publish on the Hugging Face Hub: weights, `erasure.json`, a card, and for U-Nets a file for other tools.
 
-        `self.picture` is not published; give it in `pictures` for that.
+        The report is published with them. `self.picture` is not; give it in `pictures` for that.
 
         Args:
             repo_id: `user/name`; created if it does not exist. Of a card that exists only our part is replaced.
@@ -117,7 +117,6 @@ class Erasure:
             token: Of the account; `None` means the one that `hf auth login` stored.
             pictures: Images (PIL) by prompt, such as those of `preview`, for the card's gallery.
             explicit_pictures: Whether they are published even if a concept or a prompt is explicit, such as nudity.
-            evaluation: A table in Markdown of what is gone and what stayed, for the card.
             commit_message: Of the commit; `None` names the concepts.
 
         Returns:
@@ -130,23 +129,15 @@ class Erasure:
         Warns:
             UserWarning: If pictures are left out.
         """
-        hub.check_repo_id(repo_id)
-        provenance = self.provenance
-        images = gallery.publishable(pictures or {}, provenance.concepts, explicit=explicit_pictures)
-        with TemporaryDirectory() as temporary:
-            folder = Path(temporary)
-            replace(self, picture=None).save_pretrained(folder)
-            kohya = f"{self.name}.kohya.safetensors" if provenance.component == "unet" else None
-            if kohya is not None:
-                write_safetensors(folder / kohya, to_kohya(self.layers()), {"format": "pt"})
-            names = gallery.write_images(folder, images)
-            text = card.erasure_card(
-                self.name, repo_id, self.config, provenance,
-                rank=self.rank, kohya=kohya, images=names, evaluation=evaluation,
-            )  # fmt: skip
-            write_text(folder / "README.md", text)
-            message = commit_message or f"Erasure of {', '.join(provenance.concepts)}"
-            return hub.publish(folder, repo_id, private=private, token=token, message=message)
+        return publication.publish(
+            replace(self, picture=None),
+            repo_id,
+            private=private,
+            token=token,
+            pictures=pictures or {},
+            explicit_pictures=explicit_pictures,
+            commit_message=commit_message,
+        )
 
     @classmethod
     def from_pretrained(
@@ -165,10 +156,24 @@ class Erasure:
             ValueError: If the file is damaged or not an erasure, or a revision is given twice or for a local path.
 
         Warns:
-            UserWarning: If the picture is damaged.
+            UserWarning: If the picture or the report is damaged.
         """
         file = hub.locate(path, WEIGHTS_NAME, token=token, revision=revision)
-        return cls(*read_file(file), read_picture(Path(path)))
+        folder = Path(path)
+        return cls(*read_file(file), read_png(folder / PICTURE_NAME), read_report(folder))
+
+    def with_report(self, report: Report) -> Erasure:
+        """This erasure with the report of an evaluation, which is saved and published with it.
+
+        Raises:
+            ValueError: If the report is not about these weights.
+        """
+        if not report.is_about(digest(self.weights)):
+            raise ValueError(
+                f"The report is about {', '.join(report.methods)}, none of which has the weights of {self.name}. "
+                "Evaluate this erasure."
+            )
+        return replace(self, report=report)
 
     def check(
         self,
@@ -201,17 +206,9 @@ class Erasure:
             ValueError: If there is no seed, the erasure does not fit the pipeline, or it cannot be trained.
         """
         result = check(
-            pipe,
-            self.weights,
-            self.name,
-            self.config,
-            self.provenance,
-            prompts=prompts,
-            seeds=seeds,
-            num_inference_steps=num_inference_steps,
-            family=family,
-            **options,
-        )
+            pipe, self.weights, self.name, self.config, self.provenance,
+            prompts=prompts, seeds=seeds, num_inference_steps=num_inference_steps, family=family, **options,
+        )  # fmt: skip
         object.__setattr__(self, "picture", result.picture)
         return result
 

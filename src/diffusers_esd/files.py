@@ -13,8 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .arguments import warn_user
+
 if TYPE_CHECKING:
     import torch
+    from PIL.Image import Image
     from torch import Tensor
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
@@ -85,6 +88,25 @@ def write_safetensors(path: Path, weights: Mapping[str, Tensor], header: dict[st
         # safetensors' own save_file creates files that only their owner can read, whatever the umask.
         temporary.write_bytes(_with_sorted_header(content))
     return path
+
+
+def read_png(file: Path) -> Image | None:
+    """An image of a PNG file; `None` if there is none.
+
+    Warns:
+        UserWarning: If the file is damaged or not a PNG image; then it is `None` too.
+    """
+    from PIL import Image as Images
+
+    if not file.is_file():
+        return None
+    try:
+        image = Images.open(file, formats=["PNG"])
+        image.load()
+    except (OSError, ValueError, SyntaxError, Images.DecompressionBombError) as error:
+        warn_user(f"{file} is damaged or not a PNG image ({error}); it is left out.")
+        return None
+    return image
 
 
 def digest(weights: Mapping[str, Tensor]) -> str:

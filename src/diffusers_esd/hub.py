@@ -179,7 +179,7 @@ def publish(
 ) -> str:
     """Upload a folder in one commit. The repository is created if it does not exist.
 
-    Images and files in kohya's names that an earlier upload left behind are deleted.
+    Images, reports and files in kohya's names that an earlier upload left behind are deleted.
 
     Args:
         folder: The files, with a card, `README.md`. If the repository has a card, ours replaces only our part of it,
@@ -209,7 +209,7 @@ def publish(
             folder_path=folder,
             token=token,
             commit_message=message,
-            delete_patterns=["images/*", "*.kohya.safetensors"],
+            delete_patterns=["images/*", "*.kohya.safetensors", "report.*"],
         )
     )
 

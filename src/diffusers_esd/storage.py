@@ -2,7 +2,8 @@
 
 `pytorch_lora_weights.safetensors` is loaded by plain `pipe.load_lora_weights` in every diffusers since 0.30: the keys
 are PEFT's, the scale is folded into B, every layer has the same rank. Configuration and provenance are in a header key
-of this file, and once more in `erasure.json` for people to read. `check.png` is the picture, if there is one.
+of this file, and once more in `erasure.json` for people to read. `check.png` is the picture of `check`, and
+`report.json` and `report.png` are what an evaluation found, if they are there.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL.Image import Image
 from torch import Tensor
 
 from .arguments import warn_user
@@ -22,6 +23,8 @@ from .files import HEADER_KEY, WEIGHTS_NAME, read_safetensors, whole, write_safe
 from .names import check_adapter_name
 from .portable import check_portable, lora_metadata
 from .provenance import Provenance, read_record
+from .report import PICTURE_NAME as REPORT_PICTURE_NAME
+from .report import REPORT_NAME, Report
 
 JSON_NAME = "erasure.json"
 PICTURE_NAME = "check.png"
@@ -52,7 +55,8 @@ def write_folder(
     weights: Mapping[str, Tensor],
     record: Mapping[str, Any],
     provenance: Provenance,
-    picture: Image.Image | None,
+    picture: Image | None,
+    report: Report | None,
 ) -> None:
     """Write an erasure. A new folder appears whole or not at all; in an old one, each file is replaced whole.
 
@@ -62,6 +66,7 @@ def write_folder(
         record: `Erasure.to_dict()`.
         provenance: Where the erasure comes from.
         picture: The picture; `None` deletes that of the erasure that was there before.
+        report: The report, likewise.
 
     Raises:
         FileExistsError: If the folder contains something that is not an erasure, or a finished erasure that an
@@ -83,11 +88,18 @@ def write_folder(
             folder = files.enter_context(whole(folder))
             folder.mkdir()
         files.enter_context(whole(folder / JSON_NAME)).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        if picture is not None:
-            picture.save(files.enter_context(whole(folder / PICTURE_NAME)), format="PNG")
+        pictures = {PICTURE_NAME: picture, REPORT_PICTURE_NAME: None if report is None else report.picture}
+        for name, image in pictures.items():
+            if image is not None:
+                image.save(files.enter_context(whole(folder / name)), format="PNG")
+        if report is not None:
+            text = json.dumps(report.to_dict(), indent=1) + "\n"
+            files.enter_context(whole(folder / REPORT_NAME)).write_text(text, encoding="utf-8")
         write_safetensors(folder / WEIGHTS_NAME, weights, header)
-        if picture is None:
-            (folder / PICTURE_NAME).unlink(missing_ok=True)
+        for name in [name for name, image in pictures.items() if image is None]:
+            (folder / name).unlink(missing_ok=True)
+        if report is None:
+            (folder / REPORT_NAME).unlink(missing_ok=True)
 
 
 def read_file(file: Path) -> tuple[str, dict[str, Tensor], ESDConfig | None, Provenance]:
@@ -114,19 +126,16 @@ def read_file(file: Path) -> tuple[str, dict[str, Tensor], ESDConfig | None, Pro
     return name, weights, config, provenance
 
 
-def read_picture(folder: Path) -> Image.Image | None:
-    """The picture of an erasure in a folder, if there is one.
+def read_report(folder: Path) -> Report | None:
+    """The report in the folder of an erasure, if there is one.
 
     Warns:
-        UserWarning: If the file is damaged or not a PNG image; then the picture is `None`.
+        UserWarning: If it is damaged; then it is `None`.
     """
-    file = folder / PICTURE_NAME
-    if not file.is_file():
+    if not (folder / REPORT_NAME).is_file():
         return None
     try:
-        image = Image.open(file, formats=["PNG"])
-        image.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        warn_user(f"{file} is damaged or not a PNG image ({error}); the erasure is read without its picture.")
+        return Report.from_pretrained(folder)
+    except ValueError as error:
+        warn_user(f"{error} The erasure is read without its report.")
         return None
-    return image

@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 from tiny import tiny_pipeline
 
 from diffusers_esd import Erasure
-from diffusers_esd.files import HEADER_KEY, WEIGHTS_NAME, read_header
-from diffusers_esd.storage import PICTURE_NAME, read_picture
+from diffusers_esd.files import HEADER_KEY, WEIGHTS_NAME, read_header, read_png
+from diffusers_esd.storage import PICTURE_NAME
 
 MUTATIONS = 600
 
@@ -171,10 +171,10 @@ def test_a_mutated_picture_is_refused_or_good(content: bytes, tmp_path: Path) ->
         file.write_bytes(changed)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            picture = read_picture(tmp_path)
+            picture = read_png(file)
         # Pillow warns of its own before the error that is passed on.
         messages += [
-            str(warning.message) for warning in caught if picture is None and "read without" in str(warning.message)
+            str(warning.message) for warning in caught if picture is None and "left out" in str(warning.message)
         ]
         if picture is not None:
             assert picture.width * picture.height < 10**8

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -46,6 +47,17 @@ def draw_batch(pipe: Any, prompts: Sequence[str] | None, seeds: Sequence[int], *
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     named = {} if prompts is None else {"prompt": list(prompts)}
     return _images(pipe(**named, generator=generators, **{"output_type": "pil", **options}))
+
+
+@contextmanager
+def without_bars(pipe: Any) -> Iterator[None]:
+    """Without the pipeline's progress bars."""
+    before = getattr(pipe, "_progress_bar_config", {})
+    pipe.set_progress_bar_config(**{**before, "disable": True})
+    try:
+        yield
+    finally:
+        pipe.set_progress_bar_config(**before)
 
 
 def _images(output: Any) -> list[Image.Image]:

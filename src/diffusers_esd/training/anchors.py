@@ -92,34 +92,55 @@ class AnchorFinder:
         if anchor != "auto":
             anchors = (anchor,) * len(self._concepts) if isinstance(anchor, str) else anchor
             return Anchors(dict(zip(self._concepts, anchors, strict=True)), {})
-        prompts, distances, evaluations = {}, {}, 0
+        prompts, chosen, evaluations = {}, {}, 0
         for concept, others in self._candidates.items():
-            relative, n = self._distances(concept, others)
+            relative, n = distances(self._family, self._config, concept, others, self._encoded, self._shape)
             nearest = min(relative.values())
             prompts[concept] = next(prompt for prompt in [*others, ""] if relative[prompt] <= _EQUAL * nearest)
-            distances[concept] = relative[prompts[concept]]
+            chosen[concept] = relative[prompts[concept]]
             evaluations += n
-        return Anchors(prompts, distances, evaluations)
+        return Anchors(prompts, chosen, evaluations)
 
-    @torch.no_grad()
-    def _distances(self, concept: str, others: Sequence[str]) -> tuple[dict[str, float], int]:
-        """The relative distance of each candidate and of the empty prompt, and the number of evaluations."""
-        schedule = self._family.schedule(_STEPS, self._shape, self._config.guidance_scale)
-        x_t = schedule.noise(stream(self._config.seed, "anchors", concept), _TRAJECTORIES)
-        sums = dict.fromkeys(["", *others], 0.0)
-        evaluations = 0
 
-        def predict(prompt: str, position: Tensor) -> Tensor:
-            nonlocal evaluations
-            evaluations += len(x_t)
-            return schedule.predict(x_t, position, self._encoded.rows([prompt] * len(x_t)))
+@torch.no_grad()
+def distances(
+    family: Family,
+    config: ESDConfig,
+    concept: str,
+    others: Sequence[str],
+    encoded: Encoded,
+    shape: tuple[int, ...],
+) -> tuple[dict[str, float], int]:
+    """How far prompts are from a concept in the denoiser's predictions.
 
-        for i in range(_STEPS):
-            position = torch.full((len(x_t),), i, device="cpu")
-            e_null, e_cond = predict("", position), predict(concept, position)
-            if i in _POSITIONS:
-                sums[""] += (e_null - e_cond).float().square().mean().item()
-                for prompt in others:
-                    sums[prompt] += (predict(prompt, position) - e_cond).float().square().mean().item()
-            x_t = schedule.step(schedule.guide(e_null, e_cond), x_t, position, position + 1)
-        return {prompt: total / max(sums[""], 1e-30) for prompt, total in sums.items()}, evaluations
+    Args:
+        family: The family.
+        config: Guidance and seed of the trajectories.
+        concept: The concept.
+        others: The prompts.
+        encoded: The empty prompt, the concept and the prompts, encoded.
+        shape: Of one latent, (C, H, W).
+
+    Returns:
+        The mean square of `e_a - e_cond` of each prompt and of the empty one, divided by that of the empty one; and the
+        number of samples that the denoiser evaluated.
+    """
+    schedule = family.schedule(_STEPS, shape, config.guidance_scale)
+    x_t = schedule.noise(stream(config.seed, "anchors", concept), _TRAJECTORIES)
+    sums = dict.fromkeys(["", *others], 0.0)
+    evaluations = 0
+
+    def predict(prompt: str, position: Tensor) -> Tensor:
+        nonlocal evaluations
+        evaluations += len(x_t)
+        return schedule.predict(x_t, position, encoded.rows([prompt] * len(x_t)))
+
+    for i in range(_STEPS):
+        position = torch.full((len(x_t),), i, device="cpu")
+        e_null, e_cond = predict("", position), predict(concept, position)
+        if i in _POSITIONS:
+            sums[""] += (e_null - e_cond).float().square().mean().item()
+            for prompt in others:
+                sums[prompt] += (predict(prompt, position) - e_cond).float().square().mean().item()
+        x_t = schedule.step(schedule.guide(e_null, e_cond), x_t, position, position + 1)
+    return {prompt: total / max(sums[""], 1e-30) for prompt, total in sums.items()}, evaluations

@@ -12,6 +12,7 @@ import torch
 from ..denoiser import Denoiser, Snapshot, check_denoiser, check_present, has_hooks, switched_off
 from ..families import Family
 from ..modes import Modes
+from ..pictures.draw import without_bars
 from .memory import without_group_offloading
 
 
@@ -43,14 +44,9 @@ def silent(family: Family, *, enabled: bool) -> Iterator[None]:
     if not enabled:
         yield
         return
-    before = getattr(family.pipe, "_progress_bar_config", {})
-    family.pipe.set_progress_bar_config(**{**before, "disable": True})
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        family.pipe.set_progress_bar_config(**before)
+    with without_bars(family.pipe), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextmanager

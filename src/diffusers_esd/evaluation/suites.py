@@ -1,0 +1,226 @@
+"""The suites that have a name: which prompts, which judges.
+
+`quick` asks about any erasure (`quick.py`). The others are the paper's experiments, and attacks. An erasure is matched
+with what a prompt set calls its concept: "a church" is its "church".
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from diffusers import DiffusionPipeline
+
+from ..erasure import Erasure
+from .attacks.base import Attack
+from .attacks.concept_inversion import Mode, concept_inversion
+from .attacks.controls import with_controls
+from .judges.base import Judge
+from .judges.imagenet import key
+from .prompt_sets import artists, imagenette
+from .prompts import PromptSet, repeated
+from .published import I2P, coco, i2p
+from .quick import FIRST_SEED, GENERAL, NAMED
+from .quick import quick as quick
+from .sets import check_reference
+from .suite import Suite
+
+SuiteName = Literal["quick", "objects", "styles", "nudity", "fidelity", "attack"]
+
+File = str | os.PathLike[str]
+
+_ATTACKED, _APART = 24, 10_000
+
+
+def suite_named(
+    name: SuiteName,
+    pipe: DiffusionPipeline,
+    erasures: Sequence[Erasure],
+    judges: Sequence[Judge] | None = None,
+    **settings: Any,
+) -> Suite:
+    """A suite for a pipeline and its erasures.
+
+    Args:
+        name: Its name.
+        pipe: The pipeline.
+        erasures: What is evaluated.
+        judges: The judges, if they are not the suite's own.
+        settings: Of the suite's function, such as `images`.
+
+    Raises:
+        ValueError: If there is no suite of this name, or it needs an erasure.
+        TypeError: If the suite has no such setting.
+        FileNotFoundError: If prompts, or the weights of a judge, are missing.
+        ImportError: If the package of a judge is missing.
+    """
+    if name not in SUITES:
+        raise ValueError(f"`suite` must be a Suite or one of {', '.join(get_args(SuiteName))}; got {name!r}.")
+    return SUITES[name](pipe, erasures, judges, **settings)
+
+
+def objects(
+    pipe: DiffusionPipeline,
+    erasures: Sequence[Erasure],
+    judges: Sequence[Judge] | None = None,
+    *,
+    images: int = 50,
+    allow_download: bool = False,
+) -> Suite:
+    """Table 2: "an image of a [class]" for the ten classes of Imagenette.
+
+    Args:
+        pipe: The pipeline.
+        erasures: What is evaluated.
+        judges: Who recognises classes; `None` means ResNet-50.
+        images: Images of each class; the paper has 500.
+        allow_download: Whether the judge's weights may be downloaded.
+    """
+    from .judges.imagenet import ResNet50
+
+    found = tuple(judges or [ResNet50(allow_download=allow_download)])
+    return Suite("objects", _matched(imagenette(images), erasures), found)
+
+
+def styles(
+    pipe: DiffusionPipeline,
+    erasures: Sequence[Erasure],
+    judges: Sequence[Judge] | None = None,
+    *,
+    images: int = 1,
+    prompts: int = 40,
+    allow_download: bool = False,
+) -> Suite:
+    """Figures 5 and 6: five artists; how far their images are from the base model's.
+
+    Args:
+        pipe: The pipeline.
+        erasures: What is evaluated.
+        judges: `None` means LPIPS and the similarity of CLIP's vectors, each to the base model's image.
+        images: Images of each prompt; the paper has 4.
+        prompts: Prompts of each artist; the paper has 40.
+        allow_download: Whether the judges' weights may be downloaded.
+    """
+    from .judges.clip import CLIP, CLIPSimilarity
+    from .judges.lpips import LPIPS
+
+    found = judges or [LPIPS(allow_download=allow_download), CLIPSimilarity(CLIP(allow_download=allow_download))]
+    return Suite("styles", _matched(artists(prompts, images), erasures), tuple(found))
+
+
+def nudity(
+    pipe: DiffusionPipeline,
+    erasures: Sequence[Erasure],
+    judges: Sequence[Judge] | None = None,
+    *,
+    prompts: File | None = None,
+    allow_download: bool = False,
+) -> Suite:
+    """Figure 7: the body parts that NudeNet finds in images of the 4,703 prompts of I2P.
+
+    Args:
+        pipe: The pipeline.
+        erasures: What is evaluated.
+        judges: `None` means NudeNet with the classes of Fig. 7.
+        prompts: CSV file of the prompts; `None` means their publisher's, on the Hub.
+        allow_download: Whether the prompts may be downloaded.
+    """
+    from .judges.nudenet import NudeNet
+
+    found = tuple(judges or [NudeNet("esd_fig7")])
+    path = I2P if prompts is None else prompts
+    return Suite("nudity", i2p(path, allow_download=allow_download), found)
+
+
+def fidelity(
+    pipe: DiffusionPipeline,
+    erasures: Sequence[Erasure],
+    judges: Sequence[Judge] | None = None,
+    *,
+    prompts: File | None = None,
+    reference: File | None = None,
+    allow_download: bool = False,
+) -> Suite:
+    """Table 1: FID and CLIP score of images of COCO's captions.
+
+    Args:
+        pipe: The pipeline.
+        erasures: What is evaluated.
+        judges: `None` means the CLIP score.
+        prompts: CSV file of captions, such as the authors' `coco_30k.csv`; needed.
+        reference: Folder of real images for FID; `None` measures no FID.
+        allow_download: Whether the weights may be downloaded.
+    """
+    from .distances import FID
+    from .judges.clip import CLIP, CLIPScore
+
+    if prompts is None:
+        raise ValueError("The suite 'fidelity' needs `prompts`, a CSV file of captions, such as coco_30k.csv.")
+    measures: tuple[FID, ...] = ()
+    if reference is not None:
+        check_reference(Path(reference))
+        measures = (FID(allow_download=allow_download),)
+    asked = coco(prompts)
+    found = tuple(judges or [CLIPScore(CLIP(allow_download=allow_download))])
+    folder = None if reference is None else Path(reference)
+    return Suite("fidelity", asked, found, measures=measures, reference=folder)
+
+
+def attack(
+    pipe: DiffusionPipeline,
+    erasures: Sequence[Erasure],
+    judges: Sequence[Judge] | None = None,
+    *,
+    words: Mapping[str, Sequence[str]] | None = None,
+) -> Suite:
+    """Concept Inversion in both modes with its controls, and other wordings, for each concept.
+
+    Args:
+        pipe: The pipeline.
+        erasures: What is evaluated.
+        judges: One that recognises concepts; `None` means CLIP, zero-shot.
+        words: Further wordings of each concept.
+
+    Raises:
+        ValueError: If there is no erasure.
+    """
+    asked = quick(pipe, erasures, judges, words=words)
+    kept = [prompt for prompt in asked.prompts if prompt.group in ("named", "other words")]
+    other = next((p.text for p in asked.prompts if p.group.startswith("neighbours")), GENERAL[0])
+    fields = {"group": "another concept", "labels": {"subject": other}}
+    others = repeated([(other, fields)], NAMED, first_seed=FIRST_SEED + _APART, prefix="another")
+    found: list[Attack] = []
+    for i, concept in enumerate(dict.fromkeys(prompt.concept for prompt in kept)):
+        targets = [prompt.case for prompt in kept if (prompt.group, prompt.concept) == ("named", concept)]
+        for mode in get_args(Mode):
+            inversion = concept_inversion(
+                concept,
+                targets,
+                mode=mode,
+                labels={"subject": concept},
+                images=_ATTACKED,
+                first_seed=FIRST_SEED + _APART * (2 + i),
+            )
+            found += with_controls(inversion, [prompt.case for prompt in others])
+    prompts = PromptSet("attack", (*kept, *others), source=asked.prompts.source)
+    return replace(asked, name="attack", prompts=prompts, attacks=tuple(found))
+
+
+SUITES: dict[str, Callable[..., Suite]] = {
+    "quick": quick,
+    "objects": objects,
+    "styles": styles,
+    "nudity": nudity,
+    "fidelity": fidelity,
+    "attack": attack,
+}
+
+
+def _matched(prompts: PromptSet, erasures: Sequence[Erasure]) -> PromptSet:
+    """A prompt set in the words of the erasures: each prompt is about the concept that means the same."""
+    concepts = {key(concept): concept for erasure in erasures for concept in erasure.provenance.concepts}
+    renamed = [replace(p, concept=concepts.get(key(p.concept), p.concept)) for p in prompts]
+    return replace(prompts, prompts=tuple(renamed))

@@ -1,0 +1,123 @@
+"""The files of a report: `report.json`, `report.md`, `report.html` and, with pictures, `report.png`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+from PIL.Image import Image
+
+from ..erasure import Erasure
+from ..files import whole, write_text
+from ..gallery import is_explicit
+from ..pictures.grid import grid
+from ..report import PICTURE_NAME, REPORT_NAME, Report
+from ..report_table import markdown
+from .folder import Folder
+from .page.page import Gallery, Section, curves_of_all, data_uri, facts_of, page, rows_of, tiles_of
+from .page.view import Matrix, matrix_of
+from .prompts import Prompt
+from .suite import Suite
+
+_OF_CONCEPT, _OF_OTHERS, _MOST, _SIDE = 2, 4, 16, 160
+_HIDDEN = "Pictures are not shown, because a concept or a prompt is explicit. They are in the folder of the evaluation."
+
+
+def write_report(report: Report, suite: Suite, folder: Folder, erasures: Sequence[Erasure]) -> Report:
+    """Write all files of a report, and return it with its picture.
+
+    Args:
+        report: The report.
+        suite: What was drawn.
+        folder: Where the images are, and the files are written.
+        erasures: Whose trainings are shown.
+    """
+    shown = samples(suite.everything)
+    explicit = is_explicit([*(c for column in report.columns for c in column.erases), *(p.text for p in shown)])
+    pictures = {} if explicit else pictures_of(report, shown, folder)
+    write_text(folder.path / REPORT_NAME, json.dumps(report.to_dict(), indent=1) + "\n")
+    write_text(folder.path / "report.md", markdown(report))
+    section = section_of(report, shown, pictures, erasures, hidden=_HIDDEN if explicit else "")
+    number = len(suite.everything)
+    lead = (f"Suite {report.suite}: {number} images of each method, from the same prompts and seeds.",)
+    write_text(folder.path / "report.html", page(_title(report), [section], lead=lead, created=report.created))
+    if not pictures:
+        return report
+    picture = grid([*pictures.items()], [_label(prompt) for prompt in shown], _SIDE)
+    with whole(folder.path / PICTURE_NAME) as temporary:
+        picture.save(temporary, format="PNG", optimize=True)
+    return replace(report, picture=picture)
+
+
+def section_of(
+    report: Report,
+    shown: Sequence[Prompt],
+    pictures: dict[str, list[Image]],
+    erasures: Sequence[Erasure],
+    *,
+    title: str = "",
+    text: Sequence[str] = (),
+    hidden: str = "",
+) -> Section:
+    """A report as a section of a page.
+
+    Args:
+        report: The report.
+        shown: The prompts whose pictures are shown.
+        pictures: Their images, by method; empty for none.
+        erasures: Whose trainings are shown.
+        title: Its heading.
+        text: Paragraphs.
+        hidden: Why there are no pictures.
+    """
+    rows = tuple((name, tuple(data_uri(image) for image in images)) for name, images in pictures.items())
+    galleries = (Gallery("", tuple(map(_label, shown)), rows),) if rows else ()
+    single = [row for row in report.rows if row.group == "named" and row.measure == "rate"]
+    conflicts: tuple[Matrix, ...] = ()
+    if len(single) > 1:
+        own = {column.name: column.erases[0] for column in report.columns if len(column.erases) == 1}
+        named = Report(suite=report.suite, columns=report.columns, rows=tuple(single), prompts={})
+        conflicts = (matrix_of(named, "Which erasure harms which concept", own),)
+    trainings = {e.name: (e.provenance, 1.0 if e.config is None else e.config.eta) for e in erasures}
+    return Section(
+        title=title,
+        anchor="-".join(title.lower().split()) or "report",
+        text=tuple(text),
+        tiles=tiles_of(report),
+        galleries=galleries,
+        hidden=hidden,
+        matrices=conflicts,
+        rows=rows_of(report),
+        curves=curves_of_all(trainings),
+        facts=facts_of(report),
+    )
+
+
+def samples(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """A few prompts of every group: more of what is not erased, of which each is about something else."""
+    chosen: list[Prompt] = []
+    for key in dict.fromkeys((prompt.group, prompt.concept) for prompt in prompts):
+        part = [prompt for prompt in prompts if (prompt.group, prompt.concept) == key]
+        by_text = {prompt.text: prompt for prompt in reversed(part)}
+        few = _OF_CONCEPT if key[1] else _OF_OTHERS
+        chosen += ([*by_text.values()][::-1] if len(by_text) > 1 else part)[:few]
+    return chosen[:_MOST]
+
+
+def pictures_of(report: Report, shown: Sequence[Prompt], folder: Folder) -> dict[str, list[Image]]:
+    """Images by method, without the cases that are damaged in one of them."""
+    read = {name: [folder.read_image(name, prompt.case) for prompt in shown] for name in report.methods}
+    whole_cases = [i for i in range(len(shown)) if all(images[i] is not None for images in read.values())]
+    if len(whole_cases) < len(shown):
+        return {}
+    return {name: [image for image in images if image is not None] for name, images in read.items()}
+
+
+def _label(prompt: Prompt) -> str:
+    return f"{prompt.group}\n{prompt.text or 'the empty prompt'}"
+
+
+def _title(report: Report) -> str:
+    concepts = dict.fromkeys(concept for column in report.columns for concept in column.erases)
+    return f"What is left of {', '.join(map(repr, concepts))}, and of everything else"
