@@ -10,6 +10,7 @@ import torch
 from controls import must_fail
 from diffusers import EulerDiscreteScheduler, HeunDiscreteScheduler, StableDiffusionPipelineSafe
 from PIL.Image import Image
+from pipelines import prediction
 from tiny import BETAS, tiny_pipeline, tiny_sd3, tiny_xl
 from torch import Tensor
 
@@ -99,6 +100,15 @@ def test_without_scale_it_is_plain_guidance_bit_for_bit(build: Any) -> None:
     with must_fail("the strongest preset does something"):
         assert difference(drawn(SafeLatentDiffusion(["a cat"], preset="max"), pipe), plain) == 0
     assert difference(drawn(Base(), pipe), plain) == 0, "nothing is left behind"
+
+
+def test_outside_of_drawing_the_denoiser_is_as_it_was() -> None:
+    pipe = tiny_pipeline()
+    before = prediction(pipe)
+    with SafeLatentDiffusion(["a cat"], preset="max").drawing(pipe, OPTIONS) as draw:
+        assert torch.equal(prediction(pipe), before)
+        draw(PROMPTS)
+        assert torch.equal(prediction(pipe), before)
 
 
 def test_what_it_refuses() -> None:

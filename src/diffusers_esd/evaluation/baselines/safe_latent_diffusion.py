@@ -21,10 +21,12 @@ from typing import Any, Literal
 
 import torch
 from diffusers import DiffusionPipeline
+from PIL.Image import Image
 from torch import Tensor
 
 from ...families import Conditioning, Family, StableDiffusion, StableDiffusionXL, family_for
 from ..methods import Draw, Method, base_record, drawer
+from ..prompts import Prompt
 from .negative_prompt import checked
 
 Preset = Literal["weak", "medium", "strong", "max"]
@@ -118,12 +120,17 @@ class SafeLatentDiffusion(Method):
                 f"A {type(family.pipe.scheduler).__name__} evaluates the denoiser more than once a step, and Safe "
                 "Latent Diffusion counts its steps; give the pipeline another scheduler, such as DDIMScheduler."
             )
-        guide = _Guide(family, self.guidance, family.encode([", ".join(self.erases)]))
-        hook = family.network.register_forward_hook(guide, with_kwargs=True)
-        try:
-            yield drawer(pipe, options)
-        finally:
-            hook.remove()
+        safety, as_usual = family.encode([", ".join(self.erases)]), drawer(pipe, options)
+
+        def draw(prompts: Sequence[Prompt], **more: Any) -> list[Image]:
+            # Only here: what an attack learns with the denoiser is not guided.
+            hook = family.network.register_forward_hook(_Guide(family, self.guidance, safety), with_kwargs=True)
+            try:
+                return as_usual(prompts, **more)
+            finally:
+                hook.remove()
+
+        yield draw
 
 
 class _Guide:
