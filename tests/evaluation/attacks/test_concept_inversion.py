@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from controls import must_fail
 from emoji_sd import OBJECTS, STYLES, Judge, load, phrase, settings
+from made import made
 from PIL import Image, ImageOps
 from pipelines import same, state_of
 from tiny import tiny_pipeline
@@ -18,6 +20,10 @@ from diffusers_esd import ESDTrainer
 from diffusers_esd.evaluation.attacks.concept_inversion import BUDGETS, Mode, concept_inversion
 from diffusers_esd.evaluation.attacks.controls import with_controls
 from diffusers_esd.evaluation.attacks.learning import Budget
+from diffusers_esd.evaluation.baselines.baked import Baked
+from diffusers_esd.evaluation.baselines.closed_form import ClosedForm
+from diffusers_esd.evaluation.baselines.negative_prompt import NegativePrompt
+from diffusers_esd.evaluation.baselines.safe_latent_diffusion import SafeLatentDiffusion
 from diffusers_esd.evaluation.judges.base import Picture
 from diffusers_esd.evaluation.methods import Base, Erased, Method, drawer
 from diffusers_esd.evaluation.prompts import Prompt
@@ -61,7 +67,45 @@ def replace_image(picture: Picture) -> Picture:
     return picture._replace(image=ImageOps.invert(picture.image))
 
 
+@pytest.mark.parametrize(
+    "method_of",
+    [
+        lambda pipe: NegativePrompt(["a cat"]),
+        lambda pipe: SafeLatentDiffusion(["a cat"], preset="max"),
+        lambda pipe: ClosedForm(["a cat"], preserved=["a dog", "a bus"]),
+        lambda pipe: Erased("erased", [(made(pipe), 1.0)]),
+        lambda pipe: Baked("baked", [(made(pipe), 1.0)]),
+    ],
+    ids=["negative prompt", "sld", "closed form", "erased", "baked"],
+)
+def test_it_attacks_every_method(method_of: Callable[[Any], Method]) -> None:
+    pipe = tiny_pipeline()
+    method, before = method_of(pipe), state_of(pipe)
+    attack = concept_inversion("a cat", ["t0"], labels={"subject": "cat"}, images=1, budget=SHORT)
+    with method.drawing(pipe, OPTIONS) as draw, attack.drawing(method.pipeline(pipe), draw, TARGETS) as attacked:
+        image = attacked(attack.prompts)[0]
+    with Base().drawing(pipe, OPTIONS) as draw, attack.drawing(pipe, draw, TARGETS) as attacked:
+        of_base = attacked(attack.prompts)[0]
+    same(before, state_of(pipe))
+    with must_fail("the method acts while the attack draws"):
+        assert np.array_equal(image, of_base)
+
+
+def test_cases_are_names_of_files() -> None:
+    cases = [
+        concept_inversion(concept, ["t0"], labels={}, images=1).prompts[0].case
+        for concept in ("a cat", "Van Gogh's style", "猫", "犬", "x" * 60)
+    ]
+    assert cases[0] == "inversion-prompt-embeds-a-cat-0000"
+    assert len(set(cases)) == 5
+    assert with_controls(concept_inversion("y " * 60, ["t0"], labels={}, images=1), ["t1"])[1].prompts[0].case
+
+
 def test_what_it_refuses() -> None:
+    with pytest.raises(ValueError, match=r"^`steps` must be"):
+        Budget(steps=0, learning_rate=0.1)
+    with pytest.raises(ValueError, match=r"^`learning_rate` must be"):
+        Budget(steps=1, learning_rate=0)
     labels = {"subject": "cat"}
     with pytest.raises(ValueError, match=r"^`targets` is empty; Concept Inversion needs cases of the concept"):
         concept_inversion("a cat", [], labels=labels)

@@ -32,7 +32,7 @@ def test_a_soft_prompt_starts_as_its_prompt(build: Any) -> None:
     pipe.vae.register_to_config(shift_factor=0.1)
     family = family_for(pipe)
     options = {"use_resolution_binning": False} if build is tiny_sana else {}
-    draw = drawer(pipe, {"num_inference_steps": 2, "height": 16, "width": 16, **options})
+    draw = drawer(pipe, {"num_inference_steps": 2, "height": 32, "width": 32, **options})
     soft = SoftPrompt(family, "a cat")
     expected = draw(PROMPTS)
     with torch.no_grad():

@@ -18,12 +18,14 @@ from diffusers import AutoencoderDC, AutoencoderKL
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from ...arguments import integer_from, number_in
 from ...families import Family
 from ...modes import evaluation
 from ...streams import noise, stream
 from .soft import Soft
 
 _BATCH = 8
+_RATE = number_in("above 0", lambda value: value > 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,10 @@ class Budget:
         positions: Denoising steps of the schedule whose positions are drawn.
         guidance_scale: For denoisers that take it as an input.
         seed: Of pictures, positions and noise.
+
+    Raises:
+        TypeError: If a value is not a number.
+        ValueError: If it is out of range.
     """
 
     steps: int
@@ -46,6 +52,11 @@ class Budget:
     positions: int = 50
     guidance_scale: float = 1.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "positions"):
+            integer_from(1)(name, getattr(self, name))
+        _RATE("learning_rate", self.learning_rate)
 
 
 @torch.no_grad()

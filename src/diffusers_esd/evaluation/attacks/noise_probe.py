@@ -136,7 +136,7 @@ def noise_probe(
         raise ValueError(f"`etas` must be 0 or more and `scales` above 0; got {list(etas)} and {list(scales)}.")
     made, noise = [], {}
     for eta, scale, prompt in product(etas, scales, prompts):  # images of one pair are drawn in one batch
-        case = f"{prompt.case[:70]}-eta{eta:g}-scale{scale:g}"
+        case = f"{prompt.case}-eta{eta:g}-scale{scale:g}"
         made.append(replace(prompt, case=case, group=name))
         noise[case] = (float(eta), float(scale))
     return NoiseProbe(name=name, prompts=tuple(made), noise=noise)
