@@ -64,7 +64,7 @@ def test_it_draws_with_what_it_learned_and_leaves_nothing(mode: Mode) -> None:
 
 def replace_image(picture: Picture) -> Picture:
     """The negative of a picture."""
-    return picture._replace(image=ImageOps.invert(picture.image))
+    return Picture(picture.prompt, ImageOps.invert(picture.image), picture.base)
 
 
 @pytest.mark.parametrize(
