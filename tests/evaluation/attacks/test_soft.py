@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from controls import must_fail
+from safetensors.torch import load_file
 from tiny import tiny_aura_flow, tiny_flux, tiny_pipeline, tiny_sd3, tiny_xl
 from tiny_language import tiny_kolors, tiny_sana, tiny_z_image
 
@@ -81,14 +83,10 @@ def test_a_saved_token_is_a_textual_inversion(tmp_path: Path) -> None:
         soft.parameters["text_encoder"].copy_(torch.randn(16, generator=torch.Generator().manual_seed(0)))
         (expected,) = soft.rows(["a cat"])["encoder_hidden_states"]
     file = soft.save(tmp_path / "token.safetensors")
-    from copy import deepcopy
-
     pipe.tokenizer = deepcopy(pipe.tokenizer)
     pipe.load_textual_inversion(str(file))
     torch.testing.assert_close(family_for(pipe).encode(["a <learned>"])["encoder_hidden_states"][0], expected)
     file = SoftToken(family_for(tiny_xl()), "cat").save(tmp_path / "xl.safetensors")
-    from safetensors.torch import load_file
-
     assert sorted(load_file(file)) == ["clip_g", "clip_l"]
     with pytest.raises(
         ValueError, match=r"^Textual inversions are for one or two text encoders; this pipeline has 3.$"

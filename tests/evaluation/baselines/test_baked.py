@@ -11,6 +11,7 @@ from controls import must_fail
 from made import made
 from PIL.Image import Image
 from pipelines import same, state_of
+from safetensors.torch import save_file
 from tiny import tiny_pipeline
 
 from diffusers_esd import export, import_erasure
@@ -56,11 +57,7 @@ def test_files_of_other_tools_are_columns(kind: str, tmp_path: Path) -> None:
     if kind == "kohya":  # the names of LECO, SPM and sd-scripts
         file = export(erasure, tmp_path / "leco.safetensors")
     else:  # the authors' scripts save the weights that they trained
-        from safetensors.torch import save_file
-
         file = tmp_path / "authors.safetensors"
-        with Baked("baked", [(erasure, 1.0)]).drawing(pipe, OPTIONS):
-            pass
         method = Baked("baked", [(erasure, 1.0)])
         with method.drawing(pipe, OPTIONS):
             save_file({k: v.contiguous() for k, v in method.pipeline(pipe).unet.state_dict().items()}, file)
