@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...arguments import check_prompts
 from ...files import digest
+from ..extras import package_record
 from .base import Finding, Judge, Kind, Picture
 from .pixels import rgb
 from .weights import FOLDER, MissingWeightsError
@@ -51,7 +52,8 @@ class CLIP:
             self._model: Any = CLIPModel.from_pretrained(source, local_files_only=only_local)
             self._processor: Any = CLIPProcessor.from_pretrained(source, local_files_only=only_local)
         except OSError as error:
-            raise MissingWeightsError(_missing(str(model), allow_download)) from error
+            reason = f"{source} does not have a whole model ({error})." if local else _missing(source, allow_download)
+            raise MissingWeightsError(f"The CLIP model {model} {reason}") from error
         self._model.eval().to(device)
         self._source, self._device = str(model), device
         self.name = f"clip-{Path(model).name.removeprefix('clip-')}"
@@ -60,9 +62,12 @@ class CLIP:
         """Name of the model, and a digest of its weights and its way of preparing images."""
         source = Path(self._source)
         return {
+            **package_record("transformers"),
             "model": source.name if source.exists() else self._source,  # the rest of a path is private
             "sha256": digest({name: value.cpu() for name, value in self._model.state_dict().items()}),
             "image_size": self._model.config.vision_config.image_size,
+            # Its arithmetic differs a little with and without torchvision.
+            "image_processor": type(self._processor.image_processor).__name__,
         }
 
     @torch.no_grad()
@@ -238,9 +243,11 @@ def _source(model: str) -> tuple[str, bool]:
 
 
 def _missing(model: str, allow_download: bool) -> str:
-    tried = "could not be downloaded" if allow_download else "is in no local folder and not in the cache of the Hub"
+    """Why a model of the Hub is not there, and what to do."""
+    if allow_download:
+        return "could not be downloaded; are its id and the connection right?"
     return (
-        f"The CLIP model {model} {tried}. Get it from its page on the Hugging Face Hub, which also has its licence; "
-        f"then pass the path of its folder as `model`, or put it into the folder that the environment variable {FOLDER} "
-        f"names, as {model}{'' if allow_download else ', or `allow_download=True`'}."
+        f"is in no local folder and not in the cache of the Hub. Get {model} from its page on the Hugging Face Hub, "
+        "which also has its licence; then pass the path of its folder as `model`, or put it into the folder that the "
+        f"environment variable {FOLDER} names, as {model}; or pass `allow_download=True`."
     )

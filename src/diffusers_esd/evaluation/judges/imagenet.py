@@ -75,10 +75,10 @@ class ImageNetJudge(Judge):
         if wrong := {label: number for label, number in labels.items() if not 0 <= number < _CLASSES}:
             raise ValueError(f"`labels` must be numbers from 0 to {_CLASSES - 1}, got {wrong}.")
         self.question, self._top, self._device = question, min(_TOP("top", top), _CLASSES), device
-        named = {**labels, **IMAGENETTE}
-        self._names = {number: label for label, number in named.items()}
-        self._numbers = {key(label): number for label, number in named.items()}
-        self._numbers |= {key(alias): IMAGENETTE[label] for alias, label in ALIASES.items()}
+        named = {**IMAGENETTE, **labels}
+        self._names = {number: label for label, number in reversed(named.items())}  # the first name of a class
+        aliases = {key(alias): IMAGENETTE[label] for alias, label in ALIASES.items()}
+        self._numbers = aliases | {key(label): number for label, number in named.items()}
         self._given = dict(labels)
 
     @abstractmethod
@@ -168,7 +168,9 @@ class ResNet50(ImageNetJudge):
         path = own.find(weights, allow_download=allow_download)
         models = import_extra("torchvision.models", "classifier")
         published = models.ResNet50_Weights[tag]
-        names = {name: number for number, name in enumerate(published.meta["categories"])}
+        categories = published.meta["categories"]
+        # Two names, "crane" and "maillot", are of two classes each, so they are left out.
+        names = {name: number for number, name in enumerate(categories) if categories.count(name) == 1}
         super().__init__(top=top, labels={**names, **(labels or {})}, question=question, device=device)
         self._given = dict(labels or {})
         self._record = {**package_record("torchvision"), "tag": tag, "weights": own.record(path)}

@@ -99,7 +99,7 @@ class Weights:
     def _remedy(self) -> str:
         digits = f", SHA-256 {self.sha256}{'' if len(self.sha256) == 64 else '...'}" if self.sha256 else ""
         where = f"{self.publisher}{f' ({self.url})' if self.url else ''}"
-        download = " or `allow_download=True`" if self.url else ""
+        download = "; or pass `allow_download=True`" if self.url else ""
         return (
             f"Get {self.file} from {where}, licence: {self.licence}{digits}; then pass its path as `{self.argument}`, "
             f"or put it into the folder that the environment variable {FOLDER} names{download}."
@@ -126,11 +126,11 @@ def load_tensors(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: If it is damaged, or has anything but tensors.
     """
-    import pickle
-
     import torch
 
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # what a damaged file raises is not limited
         raise ValueError(f"{path} is damaged, or is not a file of tensors ({error}); fetch it again.") from error
