@@ -101,16 +101,8 @@ class CLIP:
         return self.images(images)
 
 
-class CLIPScore(Judge):
-    """How well an image fits its prompt: the cosine of their vectors.
-
-    Args:
-        clip: The model; `None` means `CLIP()`.
-    """
-
-    name = "clip_score"
+class _Cosine(Judge):
     kind: ClassVar[Kind] = "scores"
-    better = "higher"
 
     def __init__(self, clip: CLIP | None = None) -> None:
         self._clip = clip or CLIP()
@@ -118,6 +110,17 @@ class CLIPScore(Judge):
     def record(self) -> dict[str, Any]:
         """The model and the scale."""
         return {**self._clip.record(), "scale": "cosine"}
+
+
+class CLIPScore(_Cosine):
+    """How well an image fits its prompt: the cosine of their vectors.
+
+    Args:
+        clip: The model; `None` means `CLIP()`.
+    """
+
+    name = "clip_score"
+    better = "higher"
 
     def __call__(self, pictures: Sequence[Picture]) -> list[tuple[Finding, ...]]:
         """The cosine of each image and its prompt.
@@ -130,7 +133,7 @@ class CLIPScore(Judge):
         return [(Finding("clip_score", value),) for value in (images * texts).sum(1).tolist()]
 
 
-class CLIPSimilarity(Judge):
+class CLIPSimilarity(_Cosine):
     """How similar an image is to the base model's: the cosine of their vectors, 1 if they are equal.
 
     Args:
@@ -138,14 +141,6 @@ class CLIPSimilarity(Judge):
     """
 
     name = "clip_similarity"
-    kind: ClassVar[Kind] = "scores"
-
-    def __init__(self, clip: CLIP | None = None) -> None:
-        self._clip = clip or CLIP()
-
-    def record(self) -> dict[str, Any]:
-        """The model and the scale."""
-        return {**self._clip.record(), "scale": "cosine to the base model's image"}
 
     def __call__(self, pictures: Sequence[Picture]) -> list[tuple[Finding, ...]]:
         """The cosine of each image and the base model's.

@@ -161,16 +161,14 @@ class ResNet50(ImageNetJudge):
         own = Weights(
             file=f"resnet50-{digits}.pth",
             publisher="the torchvision project",
-            licence="BSD-3-Clause",
+            licence="BSD-3-Clause; ImageNet, which they learned from, has terms of its own",
             sha256=digits,
             url=f"https://download.pytorch.org/models/resnet50-{digits}.pth",
         )
         path = own.find(weights, allow_download=allow_download)
         models = import_extra("torchvision.models", "classifier")
         published = models.ResNet50_Weights[tag]
-        categories = published.meta["categories"]
-        # Two names, "crane" and "maillot", are of two classes each, so they are left out.
-        names = {name: number for number, name in enumerate(categories) if categories.count(name) == 1}
+        names = {name: number for number, name in enumerate(published.meta["categories"])}
         super().__init__(top=top, labels={**names, **(labels or {})}, question=question, device=device)
         self._given = dict(labels or {})
         self._record = {**package_record("torchvision"), "tag": tag, "weights": own.record(path)}
