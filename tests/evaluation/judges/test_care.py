@@ -10,7 +10,7 @@ from controls import must_fail
 from tiny_clip import COLOURS, colour_of, picture, save_trained
 
 from diffusers_esd.evaluation.judges.care import COCO_WORDS, PersonJudge
-from diffusers_esd.evaluation.judges.clip import CLIP
+from diffusers_esd.evaluation.judges.clip_model import CLIP
 
 
 @pytest.fixture(scope="module")

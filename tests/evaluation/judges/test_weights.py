@@ -10,7 +10,14 @@ import pytest
 import torch
 from controls import must_fail
 
-from diffusers_esd.evaluation.judges.weights import FOLDER, MissingWeightsError, Weights, load_tensors, sha256
+from diffusers_esd.evaluation.judges.weights import (
+    FOLDER,
+    MissingWeightsError,
+    Weights,
+    load_tensors,
+    sha256,
+    sha256_of_tensors,
+)
 
 CONTENT = b"weights"
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -113,6 +120,14 @@ def test_a_file_is_the_publishers_if_its_digest_is(tmp_path: Path) -> None:
     assert not weights().is_own(other)
     assert not weights(digest="").is_own(own), "nothing is known"
     assert weights().record(own) == {"file": "a.pth", "sha256": DIGEST}
+
+
+def test_the_digest_of_tensors_is_that_of_their_contents() -> None:
+    one = {"a": torch.ones(2, 3), "b": torch.tensor(1.0)}
+    assert sha256_of_tensors(one) == sha256_of_tensors({"b": one["b"], "a": one["a"].T.clone().T})
+    for name, changed in (("a", torch.zeros(2, 3)), ("a", torch.ones(3, 2)), ("a", torch.ones(2, 3).int())):
+        assert sha256_of_tensors({**one, name: changed}) != sha256_of_tensors(one)
+    assert sha256_of_tensors({"a": one["a"], "c": one["b"]}) != sha256_of_tensors(one)
 
 
 class Harmful:
