@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ...arguments import check_prompts
 from .base import Finding, Judge, Kind, Picture
-from .clip_model import CLIP
+from .clip_model import CLIP, VIT_L_14
 
-__all__ = ["CLIP", "CLIPScore", "CLIPSimilarity", "CLIPZeroShot"]
+__all__ = ["CLIP", "VIT_L_14", "CLIPScore", "CLIPSimilarity", "CLIPZeroShot"]
 
 _TEMPLATE = "a photo of {}"
 
