@@ -16,6 +16,7 @@ are never used.
     anchors, <concept>               noise of the trajectories on which anchors are compared
     subspace                         start of the eigenvectors, with seed 0
     check, calibrate                 noise of the trajectories of `Erasure.check` and `calibrate`
+    attack                           pictures, positions and noise of what an attack learns from
     bootstrap                        resamples of intervals, with seed 0
 
 Images are the exception: their noise has the seed that the user gives (`pictures.draw`).

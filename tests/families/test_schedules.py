@@ -53,6 +53,9 @@ def test_every_state_has_the_signal_that_its_timestep_says(spacing: str, predict
         for position, x_t in walked(schedule, prediction, first, stride):
             a = at_timesteps[position]
             torch.testing.assert_close(x_t, a.sqrt() * x_0 + (1 - a).sqrt() * e, rtol=2e-4, atol=2e-4)
+            noised, predicted = schedule.noised(x_0, e, torch.tensor([position]))
+            torch.testing.assert_close(noised, x_t, rtol=2e-4, atol=2e-4)
+            torch.testing.assert_close(predicted, prediction(x_t, position))
 
 
 def test_a_step_by_the_schedulers_own_rule_misses_where_timesteps_are_spaced_linearly() -> None:
@@ -84,6 +87,9 @@ def test_every_state_of_a_flow_lies_between_noise_and_sample(build: Any, stride:
         for position, x_t in walked(schedule, lambda x_t, position: e - x_0, first, stride):
             expected = (1 - sigmas[position]) * x_0 + sigmas[position] * e
             torch.testing.assert_close(x_t, expected, rtol=1e-4, atol=1e-4)
+            noised, predicted = schedule.noised(x_0, e, torch.tensor([position]))
+            torch.testing.assert_close(noised, x_t, rtol=1e-4, atol=1e-4)
+            assert torch.equal(predicted, e - x_0)
 
 
 def test_positions_of_a_batch_may_differ() -> None:

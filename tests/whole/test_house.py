@@ -265,8 +265,8 @@ def private(source: str) -> set[str]:
 # Names of PyTorch, diffusers, accelerate and IPython.
 UPSTREAM = {
     "_repr_html_", "_repr_png_",
-   "_compiled_call_impl", "_execution_device", "_forward_pre_hooks", "_hf_hook", "_orig_mod", "_pack_latents",
-    "_patchify_latents",    "_progress_bar_config",
+   "_compiled_call_impl", "_execution_device", "_forward_hooks", "_forward_pre_hooks", "_hf_hook", "_orig_mod",
+    "_pack_latents", "_patchify_latents", "_progress_bar_config",
 }  # fmt: skip
 
 

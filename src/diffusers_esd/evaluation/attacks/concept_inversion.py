@@ -11,6 +11,8 @@ can draw what no token can.
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -32,8 +34,8 @@ from .soft import Soft, SoftPrompt, SoftToken, pipeline_arguments
 Mode = Literal["token", "prompt_embeds"]
 
 BUDGETS: dict[Mode, Budget] = {
-    "token": Budget(steps=150, learning_rate=5e-2, batch_size=8),
-    "prompt_embeds": Budget(steps=150, learning_rate=2e-2, batch_size=8),
+    "token": Budget(steps=120, learning_rate=5e-2, batch_size=8),
+    "prompt_embeds": Budget(steps=120, learning_rate=2e-2, batch_size=8),
 }
 """How much each mode learns if nothing else is said."""
 
@@ -143,8 +145,18 @@ def concept_inversion(
     text = template.format(start) if mode == "token" else start
     name = f"concept inversion, {'one token' if mode == 'token' else 'whole conditioning'}"
     fields = {"group": name, "concept": concept, "labels": dict(labels)}
-    prefix = f"inversion-{mode.replace('_', '-')}-{'-'.join(concept.split())}"
+    prefix = f"inversion-{mode.replace('_', '-')}-{_short(concept)}"
     prompts = tuple(repeated([(text, fields)], images, first_seed=first_seed, prefix=prefix))
     return ConceptInversion(
         name=name, prompts=prompts, targets=tuple(targets), mode=mode, start=start, budget=budget or BUDGETS[mode]
+    )
+
+
+def _short(concept: str) -> str:
+    """A concept as a part of a case, with a digest where that leaves something out."""
+    short = re.sub(r"[^A-Za-z0-9]+", "-", concept).strip("-")[:40]
+    return (
+        short
+        if short == "-".join(concept.split())
+        else f"{short}-{hashlib.sha256(concept.encode()).hexdigest()[:8]}".strip("-")
     )

@@ -33,5 +33,5 @@ def with_controls(attack: ConceptInversion, others: Sequence[str]) -> list[Conce
 
 def _named(attack: ConceptInversion, prefix: str, label: str) -> ConceptInversion:
     name = f"control: {attack.name}, {label}"
-    prompts = tuple(replace(p, case=f"{prefix}-{p.case}"[:100], group=name) for p in attack.prompts)
+    prompts = tuple(replace(p, case=f"{prefix}-{p.case}", group=name) for p in attack.prompts)
     return replace(attack, name=name, prompts=prompts)

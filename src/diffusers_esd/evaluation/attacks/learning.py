@@ -11,18 +11,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import AutoencoderDC, AutoencoderKL
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from ...arguments import integer_from, number_in
 from ...families import Family
 from ...modes import evaluation
 from ...streams import noise, stream
 from .soft import Soft
 
 _BATCH = 8
+_RATE = number_in("above 0", lambda value: value > 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,10 @@ class Budget:
         positions: Denoising steps of the schedule whose positions are drawn.
         guidance_scale: For denoisers that take it as an input.
         seed: Of pictures, positions and noise.
+
+    Raises:
+        TypeError: If a value is not a number.
+        ValueError: If it is out of range.
     """
 
     steps: int
@@ -45,6 +52,11 @@ class Budget:
     positions: int = 50
     guidance_scale: float = 1.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "positions"):
+            integer_from(1)(name, getattr(self, name))
+        _RATE("learning_rate", self.learning_rate)
 
 
 @torch.no_grad()
@@ -61,9 +73,11 @@ def latents_of(family: Family, images: Sequence[Image]) -> Tensor:
     """
     if len({image.size for image in images}) != 1:
         raise ValueError(f"An attack learns from one or more images of one size, got {len(images)} images of several.")
-    vae = family.pipe.vae
-    if not isinstance(vae, AutoencoderKL | AutoencoderDC):
-        raise TypeError(f"An attack cannot learn from images with an {type(vae).__name__}; it must be an AutoencoderKL.")
+    vae: Any = family.pipe.vae
+    if not isinstance(family.pipe.vae, AutoencoderKL | AutoencoderDC):
+        raise TypeError(
+            f"An attack cannot learn from images with an {type(vae).__name__}; it must be an AutoencoderKL."
+        )
     config, dtype, parts = vae.config, vae.dtype, []
     # Some autoencoders overflow in float16. To float32 and back changes no bit.
     upcast = dtype == torch.float16 and config.get("force_upcast")
@@ -102,7 +116,8 @@ def learn(family: Family, soft: Soft, latents: Tensor, texts: Sequence[str], bud
             generator = stream(budget.seed, "attack", i)
             n = budget.batch_size
             chosen, position = (
-                torch.randint(high, (n,), generator=generator, device="cpu") for high in (len(latents), budget.positions)
+                torch.randint(high, (n,), generator=generator, device="cpu")
+                for high in (len(latents), budget.positions)
             )
             x_0 = latents[chosen.to(latents.device)]
             x_t, target = schedule.noised(x_0, noise(tuple(x_0.shape), generator).to(x_0.device), position)
@@ -113,7 +128,7 @@ def learn(family: Family, soft: Soft, latents: Tensor, texts: Sequence[str], bud
             if not loss.isfinite():
                 raise ValueError(f"The loss in {family.dtype} is infinite; load the pipeline in bfloat16 or float32.")
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             falling.step()
             bar.update()

@@ -1,7 +1,7 @@
 """What an attack learns: the embedding of a token, or the whole conditioning of the denoiser.
 
-Neither touches tokenizer or weights. A token is put in place of a word that the tokenizer has, by a hook on the table of
-embeddings that is there only while the attack encodes its own prompts. Images are drawn with `prompt_embeds`.
+Neither touches tokenizer or weights. A token is put in place of a word that the tokenizer has, by a hook on the table
+of embeddings that is there only while the attack encodes its own prompts. Images are drawn with `prompt_embeds`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...families import Conditioning, Family
 from ...files import write_safetensors
@@ -36,8 +36,8 @@ def pipeline_arguments(family: Family, conditioning: Conditioning) -> dict[str, 
     """
     if unknown := [key for key in conditioning if key not in _ARGUMENTS]:
         raise TypeError(
-            f"A {type(family.pipe).__name__} does not draw from token states alone ({', '.join(unknown)}), so this attack "
-            "cannot be used with it."
+            f"A {type(family.pipe).__name__} does not draw from token states alone ({', '.join(unknown)}), so this "
+            "attack cannot be used with it."
         )
     arguments = {_ARGUMENTS[key]: value for key, value in conditioning.items()}
     if "AuraFlowPipeline" in family.pipelines:  # it asks for a mask, and does not read it
@@ -101,7 +101,9 @@ class SoftToken(Soft):
         if not names:
             raise ValueError("The pipeline has no text encoder; learn the whole conditioning, mode='prompt_embeds'.")
         self._encoders = {name: pipe.components[name] for name in names}
-        self._ids = {name: self._id_of(name, pipe.components[name.replace("text_encoder", "tokenizer")]) for name in names}
+        self._ids = {
+            name: self._id_of(name, pipe.components[name.replace("text_encoder", "tokenizer")]) for name in names
+        }
         self.parameters = {}
         for name, encoder in self._encoders.items():
             row = encoder.get_input_embeddings().weight[self._ids[name]]
@@ -130,8 +132,8 @@ class SoftToken(Soft):
         for name, counts in read.items():
             if sum(counts) < len(texts):
                 raise ValueError(
-                    f"The pipeline's {name} read the token {sum(counts)} times in {len(texts)} prompts, so it cannot be "
-                    f"learned. {self._word!r} must stand in every prompt; if it does, use mode='prompt_embeds'."
+                    f"The pipeline's {name} read the token {sum(counts)} times in {len(texts)} prompts, so it cannot "
+                    f"be learned. {self._word!r} must stand in every prompt; if it does, use mode='prompt_embeds'."
                 )
         return conditioning
 
@@ -145,11 +147,12 @@ class SoftToken(Soft):
             counts.append(int(is_word.any(-1).sum()))
             return torch.where(is_word[..., None], self.parameters[name].to(output), output)
 
-        handle = self._encoders[name].get_input_embeddings().register_forward_hook(hook)
+        handles = [table.register_forward_hook(hook) for table in _tables(self._encoders[name])]
         try:
             yield counts
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
 
     def save(self, path: Path, token: str = "<learned>") -> Path:
         """Write the token as a textual inversion, which `pipe.load_textual_inversion` reads.
@@ -171,3 +174,9 @@ class SoftToken(Soft):
             )
         rows = [value.detach().cpu()[None] for value in self.parameters.values()]
         return write_safetensors(path, dict(zip(names[len(rows)], rows, strict=True)), {"format": "pt"})
+
+
+def _tables(encoder: Any) -> list[nn.Module]:
+    """The table of embeddings; T5 has it under several names, of which it calls one."""
+    weight = encoder.get_input_embeddings().weight
+    return [module for module in encoder.modules() if getattr(module, "weight", None) is weight]

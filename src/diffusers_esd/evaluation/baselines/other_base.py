@@ -31,7 +31,7 @@ class OtherBase(Method):
         load: Mapping[str, Any] | None = None,
     ) -> None:
         self._source, self._load = source, dict(load or {})
-        self._pipe = None if isinstance(source, str) else source
+        self._pipe: Any = None if isinstance(source, str) else source
         own = source if isinstance(source, str) else type(source).__name__
         self.name = own.rstrip("/").rpartition("/")[2] if name is None else name
         self.erases = tuple(erases)
@@ -43,18 +43,19 @@ class OtherBase(Method):
     @contextmanager
     def drawing(self, pipe: DiffusionPipeline, options: Mapping[str, Any]) -> Iterator[Draw]:
         """Draws with the other pipeline."""
+        base: Any = pipe
         other: Any = self.pipeline(pipe)
         if not isinstance(self._source, str):
             yield drawer(other, options)
             return
         try:
-            yield drawer(other.to(pipe.device), options)
+            yield drawer(other.to(base.device), options)
         finally:
             other.to("cpu")
 
     def pipeline(self, pipe: DiffusionPipeline) -> DiffusionPipeline:
         """The other pipeline."""
         if self._pipe is None:
-            self._pipe = DiffusionPipeline.from_pretrained(self._source, **{"dtype": pipe.dtype, **self._load})
-            self._pipe.set_progress_bar_config(**getattr(pipe, "_progress_bar_config", {}))
+            base: Any = pipe
+            self._pipe = DiffusionPipeline.from_pretrained(self._source, **{"dtype": base.dtype, **self._load})
         return self._pipe

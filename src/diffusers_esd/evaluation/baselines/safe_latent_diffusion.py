@@ -1,4 +1,4 @@
-r"""Safe Latent Diffusion (Schramowski et al. 2023, arXiv:2211.05105): guidance away from a safety text. No weight changes.
+r"""Safe Latent Diffusion (Schramowski et al. 2023, arXiv:2211.05105): guidance away from a text. No weight changes.
 
 With the predictions e(c_p) for the prompt, e(c_S) for the safety text and e for no text, the guided prediction is
 
@@ -21,10 +21,12 @@ from typing import Any, Literal
 
 import torch
 from diffusers import DiffusionPipeline
+from PIL.Image import Image
 from torch import Tensor
 
 from ...families import Conditioning, Family, StableDiffusion, StableDiffusionXL, family_for
 from ..methods import Draw, Method, base_record, drawer
+from ..prompts import Prompt
 from .negative_prompt import checked
 
 Preset = Literal["weak", "medium", "strong", "max"]
@@ -69,7 +71,7 @@ PRESETS: dict[Preset, SafetyGuidance] = {
     "strong": SafetyGuidance(scale=2000, warmup=7, threshold=0.025, momentum_scale=0.5, momentum_beta=0.7),
     "max": SafetyGuidance(scale=5000, warmup=0, threshold=1.0, momentum_scale=0.5, momentum_beta=0.7),
 }
-"""The paper's four settings."""
+"""The paper's four settings. diffusers' `SafetyConfig.WEAK` has a scale of 20, not 200."""
 
 
 class SafeLatentDiffusion(Method):
@@ -115,15 +117,20 @@ class SafeLatentDiffusion(Method):
             )
         if family.pipe.scheduler.order != 1:
             raise ValueError(
-                f"A {type(family.pipe.scheduler).__name__} evaluates the denoiser more than once a step, and Safe Latent "
-                "Diffusion counts its steps; give the pipeline another scheduler, such as DDIMScheduler."
+                f"A {type(family.pipe.scheduler).__name__} evaluates the denoiser more than once a step, and Safe "
+                "Latent Diffusion counts its steps; give the pipeline another scheduler, such as DDIMScheduler."
             )
-        guide = _Guide(family, self.guidance, family.encode([", ".join(self.erases)]))
-        hook = family.network.register_forward_hook(guide, with_kwargs=True)
-        try:
-            yield drawer(pipe, options)
-        finally:
-            hook.remove()
+        safety, as_usual = family.encode([", ".join(self.erases)]), drawer(pipe, options)
+
+        def draw(prompts: Sequence[Prompt], **more: Any) -> list[Image]:
+            # Only here: what an attack learns with the denoiser is not guided.
+            hook = family.network.register_forward_hook(_Guide(family, self.guidance, safety), with_kwargs=True)
+            try:
+                return as_usual(prompts, **more)
+            finally:
+                hook.remove()
+
+        yield draw
 
 
 class _Guide:
