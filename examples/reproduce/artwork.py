@@ -1,7 +1,7 @@
 """Section 5.4: one artwork is erased, and its artist's style and other artworks should stay.
 
-The paper trains on the artwork's own image with noise. Here the states are the model's own, as in its other erasures, so
-this is the same question with another training.
+The paper trains on the artwork's own image with noise. Here the states are the model's own, as in its other erasures:
+the question is the same, and the training is not.
 """
 
 from __future__ import annotations

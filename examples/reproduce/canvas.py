@@ -24,8 +24,8 @@ _HEAD = 64  # width of an attention head
 FILES = {
     "style": Weights(
         file="style50.pth",
-        publisher="UnlearnCanvas: cls_model of https://huggingface.co/NormalUhr/UnlearnCanvas-ckpts, or the Google Drive "
-        "of https://github.com/OPTML-Group/UnlearnCanvas",
+        publisher="UnlearnCanvas: cls_model of https://huggingface.co/NormalUhr/UnlearnCanvas-ckpts, or in the Google "
+        "Drive of https://github.com/OPTML-Group/UnlearnCanvas",
         licence="MIT, as the repository's badge says",
         argument="style weights",
     ),

@@ -51,8 +51,8 @@ def run(options: argparse.Namespace, judges: Sequence[Judge] | None = None) -> s
         if number == len(names)
     ]
     texts = [
-        "Accuracy is of the images in which a face is found, as MACE counts it. H is the harmonic mean of 100 - accuracy "
-        "of the erased, and accuracy of the others.",
+        "Accuracy is of the images in which a face is found, as MACE counts it. H is the harmonic mean of 100 minus "
+        "the accuracy of the erased, and the accuracy of the others.",
         "The printed values are SPEED's, of other methods; ESD is not among them.",
     ]
     header = ["", "erased, accuracy", "others, accuracy", "H", "images without a face"]

@@ -12,7 +12,8 @@ from typing import Any
 
 from diffusers_esd.evaluation.evaluate import evaluate
 from diffusers_esd.evaluation.suite import Suite
-from diffusers_esd.report import Estimate, Report
+from diffusers_esd.report import Report
+from diffusers_esd.report_rows import Estimate
 
 from diffusers_esd import Erasure, ESDConfig, ESDTrainer, RunConfig
 from diffusers_esd.cli.fields import read_fields
@@ -54,7 +55,7 @@ class Training:
         return "-".join(filter(None, [default_name([self.concept]), self.mark]))
 
     def config(self, changes: Mapping[str, Any]) -> ESDConfig:
-        """The paper's plain training. The paper trains the weights themselves; a LoRA needs our larger learning rate."""
+        """The paper's plain training, with our learning rate: a LoRA needs a larger one than the weights themselves."""
         return ESDConfig.paper(self.group, **{**self.fields, **changes})
 
     def fits(self, erasure: Erasure) -> bool:
@@ -139,14 +140,10 @@ class Experiment:
             training.config(self.changes)  # for its errors
         self.given = list(read_erasures(self.options.erasure).items())
 
-    def measured(self, suite: Suite, *, keep_images: bool = False) -> tuple[Report, dict[str, Training | None]]:
+    def measured(self, suite: Suite) -> tuple[Report, dict[str, Training | None]]:
         """The report, and which erasure of the paper each method is.
 
         Erasures that were given come first. One that is none of the paper's is a method too.
-
-        Args:
-            suite: What is asked.
-            keep_images: Keep the images even with `--no-images`.
         """
         pipe = load_pipeline(self.options)
         for erasure, _ in self.given:
@@ -160,7 +157,7 @@ class Experiment:
             methods=[Erased("all together", parts)] if parts and self.are_together else alone,
             options={} if self.options.steps is None else {"num_inference_steps": self.options.steps},
             batch_size=self.options.batch_size,
-            keep_images=keep_images or not self.options.no_images,
+            keep_images=not self.options.no_images,
         )
         found = {e.name: next((t for t in self.trainings if t.fits(e)), None) for e, _ in parts}
         return report, found
