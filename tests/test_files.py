@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from controls import must_fail
+from PIL import Image
 from safetensors.torch import save_file
 from tiny import tiny_pipeline
 
 from diffusers_esd.files import (
     read_header,
+    read_png,
     read_safetensors,
     remove_folder,
     remove_leftovers,

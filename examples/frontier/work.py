@@ -18,7 +18,7 @@ from emoji_sd import STYLES, Judge, draw, load, settings
 
 from diffusers_esd import Erasure, ESDTrainer, Recipe, calibrate, refine, stack
 
-from .closed_form import ClosedForm
+from . import closed_form
 from .recipes import CATEGORIES, RECIPES, SEEDS, STEPS, Category, Ground, Words, pictures
 
 Job = tuple[str, Callable[[], Any]]
@@ -137,7 +137,7 @@ def erased(frontier: Frontier, name: str, seed: int, words: Words) -> StableDiff
     """The pipeline with a recipe's erasures of some objects active."""
     pipe, recipe = frontier.pipeline(), RECIPES[name]
     if recipe.kind == "closed form":
-        ClosedForm.of(pipe, frontier.ground, words).apply(pipe)
+        closed_form.apply(pipe, frontier.ground, words)
     elif recipe.kind == "stack":
         for word in words:
             Erasure.from_pretrained(folder(frontier, name, seed) / word).apply(pipe)

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from tiny import tiny_pipeline
 
 from diffusers_esd import Erasure
-from diffusers_esd.files import HEADER_KEY, WEIGHTS_NAME, read_header
+from diffusers_esd.files import HEADER_KEY, WEIGHTS_NAME, read_header, read_png
 from diffusers_esd.storage import PICTURE_NAME
 
 MUTATIONS = 600

@@ -19,11 +19,12 @@ from ..report_rows import Column, Row
 from ..stacks.sources import Sources, check_base, read_all
 from ..training.launch import joined
 from ..training.processes import Processes
-from .figures import Judged, rows, set_rows
+from .figures import Judged, rows
 from .folder import Folder, check_names
 from .images import draw_images
 from .judging import Findings, judge_images
 from .methods import Base, Erased, Method
+from .sets import of_sets
 from .suite import Suite
 from .suites import SuiteName, suite_named
 from .write import write_report
@@ -132,7 +133,7 @@ def _report(
         groups=dict(suite.groups),
         options=dict(suite.options),
         judges={judge.name: judge.record() for judge in suite.judges}
-        | {distance.name: distance.record() for distance in suite.distances},
+        | {measure.name: measure.record() for measure in suite.measures},
         attacks={attack.name: attack.record() for attack in suite.attacks},
         versions=package_versions(),
         created=datetime.now(UTC).date().isoformat(),
@@ -162,6 +163,6 @@ def _rows(pipe: Any, columns: Sequence[Method], suite: Suite, folder: Folder, to
             for method in columns
         }
         found += rows(Judged(judge, findings), suite.everything)
-    for distance in suite.distances:
-        found += set_rows(distance, [method.name for method in columns], suite.prompts.prompts, folder)
+    for measure in suite.measures:
+        found.append(of_sets(measure, [method.name for method in columns], suite, folder))
     return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -88,9 +89,11 @@ def _detected(judged: Judged, group: str, concept: str, prompts: Sequence[Prompt
     yield _row(judged, group, concept, prompts, lambda f, case: float(number(f, case) > 0), "rate", "images with any")
     yield _row(judged, group, concept, prompts, number, "count", "detections")
     for name in classes:
-        yield _row(
-            judged, group, concept, prompts, lambda f, case, n=name: sum(x.label == n for x in f[case]), "count", name
-        )
+        yield _row(judged, group, concept, prompts, partial(_number_of, name), "count", name)
+
+
+def _number_of(name: str, findings: Findings, case: str) -> float:
+    return sum(finding.label == name for finding in findings[case])
 
 
 def _score(findings: Findings, case: str) -> float:
@@ -137,8 +140,8 @@ def estimate(values: Sequence[float], expected: int, measure: Measure) -> Estima
     """
     n, total = len(values), float(sum(values))
     if measure == "rate":
-        low, high = wilson(round(total), n)
-        return Estimate(total / n, low, high, n, expected)
+        interval = wilson(round(total), n)
+        return Estimate(total / n, interval.low, interval.high, n, expected)
     low, high = _bootstrap(torch.tensor(values, dtype=torch.float64))
     factor = n if measure == "count" else 1
     return Estimate(total / n * factor, low * factor, high * factor, n, expected)
@@ -169,7 +172,3 @@ def _bootstrap(values: Tensor) -> tuple[float, float]:
     )
     low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
-
-
-def set_rows(*a):
-    return []

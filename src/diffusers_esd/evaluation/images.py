@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from diffusers import DiffusionPipeline
-
 from ..pictures.draw import without_bars
 from ..provenance import package_versions
 from ..training.processes import Processes
@@ -23,7 +21,7 @@ T = TypeVar("T")
 
 
 def draw_images(
-    pipe: DiffusionPipeline,
+    pipe: Any,
     method: Method,
     prompts: PromptSet,
     attacks: Sequence[Attack],

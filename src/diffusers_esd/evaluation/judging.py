@@ -54,7 +54,7 @@ def judge_images(
     depends = {"judge": judge.record(), "images": dict(depends), "cases": len(prompts)}
     found = folder.read_findings(method, judge.name, depends)
     if found is None:
-        found, damaged = {}, []
+        found, damaged = {}, list[str]()
         with tqdm(total=len(prompts), desc=f"{judge.name}, {method}", disable=not shown) as bar:
             for batch in batches(prompts, _BATCH):
                 pictures = _pictures(folder, method, base, batch, damaged)

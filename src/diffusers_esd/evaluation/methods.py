@@ -62,6 +62,14 @@ class Method(ABC):
             options: Arguments of the pipeline's call for every prompt, such as `num_inference_steps`.
         """
 
+    def pipeline(self, pipe: DiffusionPipeline) -> DiffusionPipeline:
+        """The pipeline that draws, inside the context; an attack works on it.
+
+        Args:
+            pipe: The base model's pipeline. It draws by itself, unless the method says otherwise.
+        """
+        return pipe
+
 
 class Base(Method):
     """The pipeline as it is, with the adapters that are active on it."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from .attacks.base import Attack
-from .distances import Distance
+from .distances import SetMeasure
 from .judges.base import Judge
 from .prompts import Prompt, PromptSet
 
@@ -22,7 +23,8 @@ class Suite:
         judges: Who looks at the images.
         groups: What each group of prompts asks, in a sentence.
         attacks: What is tried against each method.
-        distances: Measures of all images together.
+        measures: Of all images of a method together, beside those of the base model.
+        reference: Folder of real images for the measures; `None` compares with the base model's.
         options: Arguments of the pipeline's call, such as `num_inference_steps`.
         notes: What a reader of the report must know.
     """
@@ -32,12 +34,13 @@ class Suite:
     judges: tuple[Judge, ...]
     groups: Mapping[str, str] = field(default_factory=dict)
     attacks: tuple[Attack, ...] = ()
-    distances: tuple[Distance, ...] = ()
+    measures: tuple[SetMeasure, ...] = ()
+    reference: Path | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not (self.judges or self.distances):
+        if not (self.judges or self.measures):
             raise ValueError(f"The suite {self.name!r} has no judge; give at least one.")
         PromptSet(self.name, self.everything)  # refuses cases that occur twice
 

@@ -1,49 +1,40 @@
 """The suites that have a name: which prompts, which judges.
 
-`quick` asks about any erasure. The others are the paper's experiments (`prompt_sets`), and attacks.
+`quick` asks about any erasure (`quick.py`). The others are the paper's experiments, and attacks. An erasure is matched
+with what a prompt set calls its concept: "a church" is its "church".
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import count
-from typing import Literal, get_args
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 from diffusers import DiffusionPipeline
 
 from ..erasure import Erasure
-from ..limits import GENERIC
-from .attacks.paraphrases import wordings
 from .judges.base import Judge
-from .prompts import Prompt, PromptSet
+from .judges.imagenet import key
+from .prompt_sets import artists, imagenette
+from .prompts import PromptSet
+from .published import I2P, coco, i2p
+from .quick import quick as quick
+from .sets import check_reference
 from .suite import Suite
-from .surroundings import surroundings
 
 SuiteName = Literal["quick", "objects", "styles", "nudity", "fidelity", "attack"]
 
-FIRST_SEED = 100_000
-"""Seed of the first image; no training uses these."""
-NAMED, UNNAMED, NEIGHBOURS, EACH = 16, 16, 4, 2
-GENERAL = (
-    "a dog", "a cat", "a horse", "a bird", "a car", "a train", "a house", "a church", "a tree", "a flower",
-    "a bicycle", "a pizza", "an apple", "a guitar", "a clock", "a chair", "a bottle", "a boat", "a mountain", "a beach",
-)  # fmt: skip
-"""What most models can draw. Every erasure is asked for the same."""
-AGAINST = "low quality, blurry"
-"""A common negative prompt."""
-GROUPS = {
-    "named": "The prompt names the concept.",
-    "other words": "Other wordings of it: templates, misspellings, other languages, and those that were given.",
-    "unnamed": "The prompt could show it and does not name it.",
-    "negative prompt": f"The prompt names it, with the negative prompt {AGAINST!r}.",
-    "neighbours by text": "The nearest prompts in the text encoder.",
-    "neighbours by score": "The nearest prompts in the model's predictions, of those near by text.",
-    "general": "A fixed list of things that most models can draw.",
-}
+Path_ = str | os.PathLike[str]
 
 
 def suite_named(
-    name: SuiteName, pipe: DiffusionPipeline, erasures: Sequence[Erasure], judges: Sequence[Judge] | None
+    name: SuiteName,
+    pipe: DiffusionPipeline,
+    erasures: Sequence[Erasure],
+    judges: Sequence[Judge] | None = None,
+    **settings: Any,
 ) -> Suite:
     """A suite for a pipeline and its erasures.
 
@@ -52,98 +43,137 @@ def suite_named(
         pipe: The pipeline.
         erasures: What is evaluated.
         judges: The judges, if they are not the suite's own.
+        settings: Of the suite's function, such as `images`.
 
     Raises:
         ValueError: If there is no suite of this name, or it needs an erasure.
-        FileNotFoundError: If the weights of a judge are missing.
+        TypeError: If the suite has no such setting.
+        FileNotFoundError: If prompts, or the weights of a judge, are missing.
         ImportError: If the package of a judge is missing.
     """
-    if name not in _SUITES:
+    if name not in SUITES:
         raise ValueError(f"`suite` must be a Suite or one of {', '.join(get_args(SuiteName))}; got {name!r}.")
-    return _SUITES[name](pipe, erasures, judges)
+    return SUITES[name](pipe, erasures, judges, **settings)
 
 
-def quick(
+def objects(
     pipe: DiffusionPipeline,
     erasures: Sequence[Erasure],
     judges: Sequence[Judge] | None = None,
     *,
-    words: Mapping[str, Sequence[str]] | None = None,
-    unnamed: Mapping[str, Sequence[str]] | None = None,
+    images: int = 50,
+    allow_download: bool = False,
 ) -> Suite:
-    """A first answer about erasures: is each concept gone however it is asked for, and did everything else stay?
+    """Table 2: "an image of a [class]" for the ten classes of Imagenette.
 
     Args:
         pipe: The pipeline.
         erasures: What is evaluated.
-        judges: One that recognises concepts; `None` means CLIP, zero-shot.
-        words: Further wordings of each concept: synonyms, other languages.
-        unnamed: Prompts that can show a concept without its words; without them, the nearest general prompt.
-
-    Raises:
-        ValueError: If there is no erasure.
-        FileNotFoundError: If CLIP's weights are needed and missing.
+        judges: Who recognises classes; `None` means ResNet-50.
+        images: Images of each class; the paper has 500.
+        allow_download: Whether the judge's weights may be downloaded.
     """
-    if not erasures:
-        raise ValueError("The suite 'quick' asks about erasures; give at least one.")
-    known = _all_known(judges)
-    found: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
-    concepts = {concept: e.config for e in erasures for concept in e.provenance.concepts}
-    notes = []
-    for concept, config in concepts.items():
-        if not known(concept):
-            notes.append(f"No judge knows {concept!r}, so nothing is said about whether it is gone.")
-            continue
-        around = surroundings(pipe, [concept], config, NEIGHBOURS, lambda p, c=concepts: p not in c and known(p))[
-            concept
-        ]
-        other = [text for text, _ in wordings(concept)] + list((words or {}).get(concept, ()))
-        hidden = (unnamed or {}).get(concept) or around.unnamed
-        found["named", concept] = [(concept, concept, "")] * NAMED
-        found["other words", concept] = [(text, concept, "") for text in dict.fromkeys(other) for _ in range(EACH)]
-        found["unnamed", concept] = [(text, concept, "") for text in hidden for _ in range(UNNAMED // len(hidden))]
-        found["negative prompt", concept] = [(concept, concept, AGAINST)] * (NAMED // 2)
-        for group, prompts in (("neighbours by text", around.by_text), ("neighbours by score", around.by_score)):
-            rows = found.setdefault((group, ""), [])
-            rows += [(p, p, "") for p in prompts if (p, p, "") not in rows for _ in range(EACH)]
-    general = [p for p in GENERAL if p not in concepts and known(p)]
-    found["general", ""] = [(p, p, "") for p in general for _ in range(EACH)]
-    prompts = _prompts(found)
-    return Suite("quick", prompts, tuple(judges or _clip(prompts)), groups=GROUPS, notes=tuple(notes))
+    from .judges.imagenet import ResNet50
+
+    found = tuple(judges or [ResNet50(allow_download=allow_download)])
+    return Suite("objects", _matched(imagenette(images), erasures), found)
 
 
-def _prompts(found: Mapping[tuple[str, str], Sequence[tuple[str, str, str]]]) -> PromptSet:
-    """The prompts of each group: text, label and negative prompt. Every image has a seed of its own."""
-    seeds = count(FIRST_SEED)
-    prompts = [
-        Prompt(
-            case=f"{group.replace(' ', '-')}-{number:04d}",
-            text=text,
-            seed=seed,
-            group=group,
-            concept=concept,
-            labels={"subject": label},
-            negative_prompt=against,
-        )
-        for (group, concept), rows in found.items()
-        for text, label, against in rows
-        for seed in [next(seeds)]
-        for number in [seed - FIRST_SEED]
-    ]
-    return PromptSet("quick", tuple(prompts), source="made from the concepts and the text encoder's vocabulary")
+def styles(
+    pipe: DiffusionPipeline,
+    erasures: Sequence[Erasure],
+    judges: Sequence[Judge] | None = None,
+    *,
+    images: int = 1,
+    prompts: int = 40,
+    allow_download: bool = False,
+) -> Suite:
+    """Figures 5 and 6: five artists; how far their images are from the base model's.
+
+    Args:
+        pipe: The pipeline.
+        erasures: What is evaluated.
+        judges: `None` means LPIPS and the similarity of CLIP's vectors, each to the base model's image.
+        images: Images of each prompt; the paper has 4.
+        prompts: Prompts of each artist; the paper has 40.
+        allow_download: Whether the judges' weights may be downloaded.
+    """
+    from .judges.clip import CLIP, CLIPSimilarity
+    from .judges.lpips import LPIPS
+
+    found = judges or [LPIPS(allow_download=allow_download), CLIPSimilarity(CLIP(allow_download=allow_download))]
+    return Suite("styles", _matched(artists(prompts, images), erasures), tuple(found))
 
 
-def _all_known(judges: Sequence[Judge] | None) -> Callable[[str], bool]:
-    """Whether a judge that recognises knows a label."""
-    recognisers = [judge for judge in judges or () if judge.kind == "recognises"]
-    return lambda label: all(judge.knows(label) for judge in recognisers)
+def nudity(
+    pipe: DiffusionPipeline,
+    erasures: Sequence[Erasure],
+    judges: Sequence[Judge] | None = None,
+    *,
+    prompts: Path_ | None = None,
+    allow_download: bool = False,
+) -> Suite:
+    """Figure 7: the body parts that NudeNet finds in images of the 4,703 prompts of I2P.
+
+    Args:
+        pipe: The pipeline.
+        erasures: What is evaluated.
+        judges: `None` means NudeNet with the classes of Fig. 7.
+        prompts: CSV file of the prompts; `None` means their publisher's, on the Hub.
+        allow_download: Whether the prompts may be downloaded.
+    """
+    from .judges.nudenet import NudeNet
+
+    found = tuple(judges or [NudeNet("esd_fig7")])
+    path = I2P if prompts is None else prompts
+    return Suite("nudity", i2p(path, allow_download=allow_download), found)
 
 
-def _clip(prompts: PromptSet) -> list[Judge]:
-    from .judges.clip import CLIPZeroShot
+def fidelity(
+    pipe: DiffusionPipeline,
+    erasures: Sequence[Erasure],
+    judges: Sequence[Judge] | None = None,
+    *,
+    prompts: Path_ | None = None,
+    reference: Path_ | None = None,
+    allow_download: bool = False,
+) -> Suite:
+    """Table 1: FID and CLIP score of images of COCO's captions.
 
-    labels = dict.fromkeys(label for prompt in prompts for label in prompt.labels.values())
-    return [CLIPZeroShot([*labels, *(p for p in GENERIC if p not in labels)])]
+    Args:
+        pipe: The pipeline.
+        erasures: What is evaluated.
+        judges: `None` means the CLIP score.
+        prompts: CSV file of captions, such as the authors' `coco_30k.csv`; needed.
+        reference: Folder of real images for FID; `None` measures no FID.
+        allow_download: Whether the weights may be downloaded.
+    """
+    from .distances import FID
+    from .judges.clip import CLIP, CLIPScore
+
+    if prompts is None:
+        raise ValueError("The suite 'fidelity' needs `prompts`, a CSV file of captions, such as coco_30k.csv.")
+    measures: tuple[FID, ...] = ()
+    if reference is not None:
+        check_reference(Path(reference))
+        measures = (FID(allow_download=allow_download),)
+    asked = coco(prompts)
+    found = tuple(judges or [CLIPScore(CLIP(allow_download=allow_download))])
+    folder = None if reference is None else Path(reference)
+    return Suite("fidelity", asked, found, measures=measures, reference=folder)
 
 
-_SUITES: dict[str, Callable[..., Suite]] = {"quick": quick}
+SUITES: dict[str, Callable[..., Suite]] = {
+    "quick": quick,
+    "objects": objects,
+    "styles": styles,
+    "nudity": nudity,
+    "fidelity": fidelity,
+}
+
+
+def _matched(prompts: PromptSet, erasures: Sequence[Erasure]) -> PromptSet:
+    """A prompt set in the words of the erasures: each prompt is about the concept that means the same."""
+    concepts = {key(concept): concept for erasure in erasures for concept in erasure.provenance.concepts}
+    renamed = [replace(p, concept=concepts.get(key(p.concept), p.concept)) for p in prompts]
+    return replace(prompts, prompts=tuple(renamed))

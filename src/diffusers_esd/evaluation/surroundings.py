@@ -6,7 +6,7 @@ square of the differences of the denoiser's predictions (`training.anchors`). An
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from diffusers import DiffusionPipeline
@@ -37,31 +37,30 @@ class Surroundings:
 
 
 def surroundings(
-    pipe: DiffusionPipeline, concepts: Sequence[str], config: ESDConfig | None, n: int, allowed: Callable[[str], bool]
-) -> dict[str, Surroundings]:
-    """What is around each concept.
+    pipe: DiffusionPipeline,
+    concept: str,
+    concepts: Collection[str],
+    config: ESDConfig | None,
+    n: int,
+    allowed: Callable[[str], bool],
+) -> Surroundings:
+    """What is around a concept.
 
     Args:
         pipe: The pipeline, without the erasure.
-        concepts: The concepts.
+        concept: The concept.
+        concepts: All that are erased; none of them is a neighbour.
         config: The configuration of the erasure; `None` means the defaults.
         n: Number of prompts by text, and by score.
         allowed: Whether a prompt may be used: a judge must know it.
     """
     family, config, limits = family_for(pipe), config or ESDConfig(), Limits()
-    encoded = Encoded(family)
-    found = {}
-    for concept in concepts:
-        named = [*config.synonyms, *concepts]
-        near = neighbours(
-            encoded, [concept], _CANDIDATES * 4, synonyms=named, limits=Limits(neighbours=_CANDIDATES * 4)
-        )
-        near = [prompt for prompt in near if allowed(prompt)][:_CANDIDATES]
-        rest = near[n:]
-        encoded.add(["", concept, *rest])
-        shape = family.latent_shape(config.size)
-        apart, _ = distances(family, config, concept, rest, encoded, shape)
-        general = generic(encoded, [concept], named, limits)[:1]
-        by_score = sorted(rest, key=lambda prompt: apart[prompt])[:n]
-        found[concept] = Surroundings(tuple(near[:n]), tuple(by_score), (*general, ""))
-    return found
+    encoded, named = Encoded(family), [*config.synonyms, *concepts]
+    near = neighbours(encoded, [concept], limits.neighbours, synonyms=named, limits=limits)
+    near = [prompt for prompt in near if prompt not in concepts and allowed(prompt)][:_CANDIDATES]
+    rest = near[n:]
+    encoded.add(["", concept, *rest])
+    apart, _ = distances(family, config, concept, rest, encoded, family.latent_shape(config.size))
+    general = generic(encoded, [concept], named, limits)[:1]
+    by_score = sorted(rest, key=lambda prompt: apart[prompt])[:n]
+    return Surroundings(tuple(near[:n]), tuple(by_score), (*general, ""))

@@ -16,7 +16,7 @@ from ..report import PICTURE_NAME, REPORT_NAME, Report
 from ..report_table import markdown
 from .folder import Folder
 from .page.page import Gallery, Section, curves_of_all, data_uri, facts_of, page, rows_of, tiles_of
-from .page.view import matrix_of
+from .page.view import Matrix, matrix_of
 from .prompts import Prompt
 from .suite import Suite
 
@@ -39,9 +39,8 @@ def write_report(report: Report, suite: Suite, folder: Folder, erasures: Sequenc
     write_text(folder.path / REPORT_NAME, json.dumps(report.to_dict(), indent=1) + "\n")
     write_text(folder.path / "report.md", markdown(report))
     section = section_of(report, shown, pictures, erasures, hidden=_HIDDEN if explicit else "")
-    lead = (
-        f"Suite {report.suite}: {report.prompts['prompts']} images of each method, from the same prompts and seeds.",
-    )
+    number = len(suite.everything)
+    lead = (f"Suite {report.suite}: {number} images of each method, from the same prompts and seeds.",)
     write_text(folder.path / "report.html", page(_title(report), [section], lead=lead, created=report.created))
     if not pictures:
         return report
@@ -75,7 +74,7 @@ def section_of(
     rows = tuple((name, tuple(data_uri(image) for image in images)) for name, images in pictures.items())
     galleries = (Gallery("", tuple(map(_label, shown)), rows),) if rows else ()
     single = [row for row in report.rows if row.group == "named" and row.measure == "rate"]
-    conflicts = ()
+    conflicts: tuple[Matrix, ...] = ()
     if len(single) > 1:
         own = {column.name: column.erases[0] for column in report.columns if len(column.erases) == 1}
         named = Report(suite=report.suite, columns=report.columns, rows=tuple(single), prompts={})

@@ -212,6 +212,19 @@ class Schedule(ABC):
         return self.family.guide(e_null, e, self.guidance_scale)
 
     @abstractmethod
+    def noised(self, x_0: Tensor, e: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        """States of known samples, and the predictions that a denoiser which knows them makes there.
+
+        Args:
+            x_0: Samples: finished latents, (B, C, H, W).
+            e: Standard normal noise, (B, C, H, W).
+            position: Where in the schedule the states stand, (B,).
+
+        Returns:
+            The states and the predictions, each (B, C, H, W).
+        """
+
+    @abstractmethod
     def step(self, e: Tensor, x_t: Tensor, position: Tensor, towards: Tensor) -> Tensor:
         """One denoising step without noise, exact for any distance.
 

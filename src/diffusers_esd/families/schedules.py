@@ -43,6 +43,13 @@ class DiffusionSchedule(Schedule):
     prediction_type: str
     clip: float | None = None
 
+    def noised(self, x_0: Tensor, e: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        """`sqrt(alpha) x_0 + sqrt(1 - alpha) e`, in float32, and e, v or x_0."""
+        a, _ = _values_at(self.alphas, position, position, x_0)
+        x_0, e = x_0.float(), e.float()
+        predictions = {"epsilon": e, "sample": x_0, "v_prediction": a.sqrt() * e - (1 - a).sqrt() * x_0}
+        return a.sqrt() * x_0 + (1 - a).sqrt() * e, predictions[self.prediction_type]
+
     def step(self, e: Tensor, x_t: Tensor, position: Tensor, towards: Tensor) -> Tensor:
         """One DDIM step, in float32."""
         a, a_next = _values_at(self.alphas, position, towards, x_t)
@@ -61,6 +68,12 @@ class FlowSchedule(Schedule):
     """
 
     sigmas: Tensor
+
+    def noised(self, x_0: Tensor, e: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        """`(1 - sigma) x_0 + sigma e`, in float32, and `e - x_0`."""
+        sigma, _ = _values_at(self.sigmas, position, position, x_0)
+        x_0, e = x_0.float(), e.float()
+        return (1 - sigma) * x_0 + sigma * e, e - x_0
 
     def step(self, e: Tensor, x_t: Tensor, position: Tensor, towards: Tensor) -> Tensor:
         """One Euler step: `x_t + (sigma_next - sigma) e`, in float32."""
@@ -110,11 +123,7 @@ class DiffusionFamily(Family):
 
     def schedule(self, steps: int, shape: tuple[int, ...], guidance_scale: float) -> DiffusionSchedule:
         """DDIM's timesteps and alphas, computed from the configuration of the pipeline's scheduler."""
-        # from_config would drop values that equal the other class's defaults, such as its timestep spacing.
-        known = signature(DDIMScheduler.__init__).parameters
-        options = {key: value for key, value in self.pipe.scheduler.config.items() if key in known}
-        kind: Any = DDIMScheduler
-        scheduler = kind(**{**_UNLESS_SET, **options})
+        scheduler = ddim(self.pipe.scheduler)
         scheduler.set_timesteps(steps, device=self.device)
         timesteps, alphas = scheduler.timesteps, scheduler.alphas_cumprod
         if timesteps.max() >= len(alphas):
@@ -185,6 +194,19 @@ class FlowFamily(Family):
             timesteps=scheduler.timesteps,
             sigmas=scheduler.sigmas,
         )
+
+
+def ddim(scheduler: Any, kind: Any = DDIMScheduler) -> Any:
+    """DDIM with the betas, spacing and prediction type of another scheduler.
+
+    Args:
+        scheduler: Any scheduler with betas.
+        kind: `DDIMScheduler` or a subclass.
+    """
+    # from_config would drop values that equal the other class's defaults, such as its timestep spacing.
+    known = signature(DDIMScheduler.__init__).parameters
+    options = {key: value for key, value in scheduler.config.items() if key in known}
+    return kind(**{**_UNLESS_SET, **options})
 
 
 def _samples_a_flow(scheduler: Any) -> bool:

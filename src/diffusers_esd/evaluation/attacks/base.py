@@ -44,7 +44,7 @@ class Attack(ABC):
         Nothing that was learned stays on the pipeline or is written to a file.
 
         Args:
-            pipe: The pipeline, with the method active on it.
+            pipe: The pipeline that draws, with the method active on it: what `Method.pipeline` returns.
             draw: The method's function that draws.
             targets: The base model's images of `self.targets`.
         """

@@ -84,9 +84,11 @@ def bars_of(report: Report, row: Row, methods: Sequence[str] | None = None) -> B
     erases = {column.name: column.erases for column in report.columns}
     bars = [
         Bar(
-            name,
-            str(figure),
-            *(_percent(value, top) for value in (figure.value, figure.low, figure.high)),  # type: ignore[arg-type]
+            method=name,
+            text=str(figure),
+            share=_percent(figure.value, top) or 0.0,
+            low=_percent(figure.low, top),
+            high=_percent(figure.high, top),
             aim=_aim(row, name == report.methods[0], erases[name]),
         )
         for name, figure in figures.items()
@@ -149,14 +151,13 @@ def curves_of(name: str, history: Sequence[tuple[float, float]], eta: float) -> 
         return ()
     losses, alignments = zip(*history, strict=True)
     top = max(losses) or 1.0
+    levels = (("intact", 1.0), ("0", 0.0), ("target", -eta))
     return (
         Curve(f"{name}: loss", _points(losses, 0.0, top), (), f"{losses[-1]:.2g}"),
         Curve(
             f"{name}: alignment",
             _points(alignments, -eta, 1.0),
-            tuple(
-                (label, _height(level, -eta, 1.0)) for label, level in (("intact", 1.0), ("0", 0.0), ("target", -eta))
-            ),
+            tuple((label, _height(level, -eta, 1.0)) for label, level in levels),
             f"{alignments[-1]:.2f}",
         ),
     )

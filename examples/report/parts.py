@@ -1,0 +1,204 @@
+"""The parts of the report: each is a suite, its methods, and what to say about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from emoji_sd import OBJECTS, STYLES, class_of, load, phrase, some_pairs
+from emoji_sd.recogniser import EmojiJudge
+
+from diffusers_esd import Erasure, Report, evaluate
+from diffusers_esd.evaluation.attacks.concept_inversion import concept_inversion
+from diffusers_esd.evaluation.attacks.controls import with_controls
+from diffusers_esd.evaluation.baselines.baked import Baked
+from diffusers_esd.evaluation.baselines.closed_form import ClosedForm
+from diffusers_esd.evaluation.baselines.negative_prompt import NegativePrompt
+from diffusers_esd.evaluation.baselines.safe_latent_diffusion import SafeLatentDiffusion
+from diffusers_esd.evaluation.methods import Erased, Method
+from diffusers_esd.evaluation.prompts import Prompt, PromptSet, repeated
+from diffusers_esd.evaluation.quick import quick
+from diffusers_esd.evaluation.suite import Suite
+
+from .erasures import PARTIAL, Trained, ablation, of_object, of_style
+
+OPTIONS = {"num_inference_steps": 16, "guidance_scale": 4.0}
+SEED = 800_000
+"""Of the first image; no training and no other measurement uses these."""
+TOGETHER = ("cat", "dog", "pizza", "rocket")
+CAT = phrase("cat")
+SOURCE = "made from the captions that the small model learned"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the report.
+
+    Attributes:
+        title: Its heading.
+        text: Paragraphs about it.
+        needs: The erasures.
+        methods: The columns beside the base model, from the erasures by name.
+        suite: What is asked.
+        matrix: Whether it is shown as a matrix of methods and labels.
+    """
+
+    title: str
+    text: tuple[str, ...]
+    needs: Mapping[str, Trained]
+    methods: Callable[[Mapping[str, Erasure]], Sequence[Method]]
+    suite: Callable[[Sequence[Erasure]], Suite]
+    matrix: bool = False
+
+    @property
+    def slug(self) -> str:
+        """The name of its folder."""
+        return self.title.lower().replace(",", "").replace(" ", "-")
+
+    def measure(self, cache: Path, output: Path) -> Report:
+        """Draw, judge and report what is missing."""
+        pipe = load()
+        pipe.set_progress_bar_config(disable=True)
+        erasures = {name: trained.read(cache) for name, trained in self.needs.items()}
+        return evaluate(
+            pipe,
+            suite=self.suite(list(erasures.values())),
+            output_dir=output / self.slug,
+            methods=self.methods(erasures),
+            options=OPTIONS,
+            batch_size=40,
+        )
+
+
+def each(erasures: Mapping[str, Erasure]) -> list[Method]:
+    """Each erasure alone, under the name that the part gives it."""
+    return [Erased(name, [(erasure, 1.0)]) for name, erasure in erasures.items()]
+
+
+def _judges(*questions: str) -> tuple[EmojiJudge, ...]:
+    return tuple(EmojiJudge(question=question) for question in questions or ("subject",))
+
+
+def _quick(erasures: Sequence[Erasure]) -> Suite:
+    unnamed = {phrase(word): [phrase(class_of(word))] for word in TOGETHER}
+    return quick(load(), erasures, _judges(), unnamed=unnamed)
+
+
+def _objects(erasures: Sequence[Erasure]) -> Suite:
+    """Every object, twice, each in another style."""
+    asked = [
+        (
+            phrase(word, style),
+            {"group": "objects", "concept": phrase(word), "labels": {"subject": phrase(word)}},
+        )
+        for word, style in some_pairs(2)
+    ]
+    prompts = repeated(asked, 1, first_seed=SEED, prefix="object")
+    return Suite("forty objects", PromptSet("objects", tuple(prompts), SOURCE), _judges())
+
+
+def _styles(erasures: Sequence[Erasure]) -> Suite:
+    """Every style on eight objects; both the style and the object are asked for."""
+    words = [OBJECTS[i] for i in range(0, len(OBJECTS), 5)]
+    asked = [
+        (
+            phrase(word, style),
+            {
+                "group": "styles",
+                "concept": f"art in {style} style",
+                "labels": {"style": f"art in {style} style", "object": phrase(word)},
+            },
+        )
+        for style, word in product(STYLES, words)
+    ]
+    prompts = repeated(asked, 1, first_seed=SEED + 1000, prefix="style")
+    return Suite("five styles", PromptSet("styles", tuple(prompts), SOURCE), _judges("style", "object"))
+
+
+def _named_and_others(concept: str, prompts: Sequence[str], group: str) -> list[tuple[str, dict[str, object]]]:
+    """Twenty images of a concept, and forty of everything else."""
+    kind = "style" if "style" in concept else "subject"
+    named = [(prompt, {"group": "named", "concept": concept, "labels": {kind: concept}}) for prompt in prompts]
+    others = [
+        (phrase(word, style), {"group": group, "labels": {"subject": phrase(word), "style": f"art in {style} style"}})
+        for word, style in some_pairs(1)
+        if concept not in (phrase(word), f"art in {style} style")
+    ]
+    return named + others
+
+
+def _ablated(word: str) -> Callable[[Sequence[Erasure]], Suite]:
+    def suite(erasures: Sequence[Erasure]) -> Suite:
+        if word in STYLES:
+            concept = f"art in {word} style"
+            prompts = [phrase(OBJECTS[2 * i], word) for i in range(20)]
+            judges = _judges("style", "subject")
+        else:
+            concept, judges = phrase(word), _judges()
+            prompts = [phrase(word, style) for style in STYLES] * 4
+        asked = repeated(_named_and_others(concept, prompts, "others"), 1, first_seed=SEED + 2000, prefix="ablation")
+        return Suite("ablation", PromptSet("ablation", tuple(asked), SOURCE), judges)
+
+    return suite
+
+
+def _partial(erasures: Sequence[Erasure]) -> Suite:
+    """The style of the cat; the cat itself, the style of others, and the other styles of the cat."""
+    mono, cat = "art in mono style", {"object": CAT}
+    asked = [
+        *[("a cat in mono style", {"group": "cat in mono style", "concept": mono, "labels": {"style": mono, **cat}})] * 20,
+        *[
+            (
+                phrase("cat", style),
+                {"group": "cat in other styles", "labels": {"style": f"art in {style} style", **cat}},
+            )
+            for style in STYLES
+            if style != "mono"
+        ]
+        * 5,
+        *[
+            (
+                phrase(word, "mono"),
+                {"group": "others in mono style", "labels": {"style": mono, "object": phrase(word)}},
+            )
+            for word in OBJECTS[1::2]
+        ],
+    ]
+    prompts = repeated(asked, 1, first_seed=SEED + 3000, prefix="partial")
+    return Suite("partial", PromptSet("partial", tuple(prompts), SOURCE), _judges("style", "object"))
+
+
+def _attack(erasures: Sequence[Erasure]) -> Suite:
+    """Concept Inversion in both modes, with its controls, and the noise probe."""
+    fields = {"group": "named", "concept": CAT, "labels": {"subject": CAT}}
+    named = repeated([(phrase("cat", style), fields) for style in STYLES], 8, first_seed=SEED + 4000, prefix="cat")
+    dogs = {"group": "another concept", "labels": {"subject": phrase("dog")}}
+    others = repeated([(phrase("dog", s), dogs) for s in STYLES], 8, first_seed=SEED + 4500, prefix="dog")
+    cases, other_cases = [prompt.case for prompt in named], [prompt.case for prompt in others]
+    attacks = [
+        *with_controls(concept_inversion(CAT, cases, mode="token"), other_cases),
+        *with_controls(concept_inversion(CAT, cases, mode="prompt_embeds"), other_cases),
+    ]
+    prompts = PromptSet("attack", (*named, *others), SOURCE)
+    return Suite("attack", prompts, _judges(), attacks=tuple(attacks))
+
+
+def parts() -> list[Part]:
+    """All parts of the report."""
+    cat = {"esd-u": of_object("cat"), "esd-x": of_object("cat", "esd-x"), "full": of_object("cat", "full")}
+    made: list[Part] = []
+    made.append(
+        Part(
+            "One object, three groups of layers, and other methods",
+            (
+                "The cat is erased with each group of layers. Beside them, methods that train nothing: the concept as "
+                "negative prompt, Safe Latent Diffusion with the concept as safety text, and UCE's closed form.",
+            ),
+            cat,
+            lambda e: [*each(e), NegativePrompt([CAT]), SafeLatentDiffusion([CAT]), ClosedForm([CAT])],
+            _quick,
+        )
+    )
+    return made

@@ -1,0 +1,117 @@
+"""`quick`: the suite for any erasure. Is each concept gone however it is asked for, and did everything else stay?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
+
+from diffusers import DiffusionPipeline
+
+from ..erasure import Erasure
+from ..limits import GENERIC
+from .attacks.paraphrases import wordings
+from .judges.base import Judge
+from .prompts import Prompt, PromptSet
+from .suite import Suite
+from .surroundings import surroundings
+
+FIRST_SEED = 100_000
+"""Seed of the first image; no training uses these."""
+NAMED, UNNAMED, NEIGHBOURS, EACH = 16, 16, 4, 2
+GENERAL = (
+    "a dog", "a cat", "a horse", "a bird", "a car", "a train", "a house", "a church", "a tree", "a flower",
+    "a bicycle", "a pizza", "an apple", "a guitar", "a clock", "a chair", "a bottle", "a boat", "a mountain", "a beach",
+)  # fmt: skip
+"""What most models can draw. Every erasure is asked for the same."""
+AGAINST = "low quality, blurry"
+"""A common negative prompt."""
+GROUPS = {
+    "named": "The prompt names the concept.",
+    "other words": "Other wordings of it: templates, misspellings, other languages, and those that were given.",
+    "unnamed": "The prompt could show it and does not name it.",
+    "negative prompt": f"The prompt names it, with the negative prompt {AGAINST!r}.",
+    "neighbours by text": "The nearest prompts in the text encoder.",
+    "neighbours by score": "The nearest prompts in the model's predictions, of those near by text.",
+    "general": "A fixed list of things that most models can draw.",
+}
+
+
+def quick(
+    pipe: DiffusionPipeline,
+    erasures: Sequence[Erasure],
+    judges: Sequence[Judge] | None = None,
+    *,
+    words: Mapping[str, Sequence[str]] | None = None,
+    unnamed: Mapping[str, Sequence[str]] | None = None,
+) -> Suite:
+    """A first answer about erasures, of some 90 images for each concept and method.
+
+    Args:
+        pipe: The pipeline.
+        erasures: What is evaluated.
+        judges: One that recognises concepts; `None` means CLIP, zero-shot.
+        words: Further wordings of each concept: synonyms, other languages.
+        unnamed: Prompts that can show a concept without its words; without them, the nearest general prompt.
+
+    Raises:
+        ValueError: If there is no erasure.
+        FileNotFoundError: If CLIP's weights are needed and missing.
+    """
+    if not erasures:
+        raise ValueError("The suite 'quick' asks about erasures; give at least one.")
+    known = _all_known(judges)
+    found: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
+    concepts = {concept: e.config for e in erasures for concept in e.provenance.concepts}
+    notes = []
+    for concept, config in concepts.items():
+        if not known(concept):
+            notes.append(f"No judge knows {concept!r}, so nothing is said about whether it is gone.")
+            continue
+        around = surroundings(pipe, concept, concepts, config, NEIGHBOURS, known)
+        other = [text for text, _ in wordings(concept)] + list((words or {}).get(concept, ()))
+        hidden = (unnamed or {}).get(concept) or around.unnamed
+        found["named", concept] = [(concept, concept, "")] * NAMED
+        found["other words", concept] = [(text, concept, "") for text in dict.fromkeys(other) for _ in range(EACH)]
+        found["unnamed", concept] = [(text, concept, "") for text in hidden for _ in range(UNNAMED // len(hidden))]
+        found["negative prompt", concept] = [(concept, concept, AGAINST)] * (NAMED // 2)
+        for group, prompts in (("neighbours by text", around.by_text), ("neighbours by score", around.by_score)):
+            rows = found.setdefault((group, ""), [])
+            rows += [(p, p, "") for p in prompts if (p, p, "") not in rows for _ in range(EACH)]
+    general = [p for p in GENERAL if p not in concepts and known(p)]
+    found["general", ""] = [(p, p, "") for p in general for _ in range(EACH)]
+    asked = _prompts(found)
+    return Suite("quick", asked, tuple(judges or _clip(asked)), groups=GROUPS, notes=tuple(notes))
+
+
+def _prompts(found: Mapping[tuple[str, str], Sequence[tuple[str, str, str]]]) -> PromptSet:
+    """The prompts of each group: text, label and negative prompt. Every image has a seed of its own."""
+    seeds = count(FIRST_SEED)
+    prompts = [
+        Prompt(
+            case=f"{group.replace(' ', '-')}-{number:04d}",
+            text=text,
+            seed=seed,
+            group=group,
+            concept=concept,
+            labels={"subject": label},
+            negative_prompt=against,
+        )
+        for (group, concept), rows in found.items()
+        for text, label, against in rows
+        for seed in [next(seeds)]
+        for number in [seed - FIRST_SEED]
+    ]
+    return PromptSet("quick", tuple(prompts), source="made from the concepts and the text encoder's vocabulary")
+
+
+def _all_known(judges: Sequence[Judge] | None) -> Callable[[str], bool]:
+    """Whether a judge that recognises knows a label."""
+    recognisers = [judge for judge in judges or () if judge.kind == "recognises"]
+    return lambda label: all(judge.knows(label) for judge in recognisers)
+
+
+def _clip(prompts: PromptSet) -> list[Judge]:
+    from .judges.clip import CLIPZeroShot
+
+    labels = dict.fromkeys(label for prompt in prompts for label in prompt.labels.values())
+    return [CLIPZeroShot([*labels, *(p for p in GENERIC if p not in labels)])]
