@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusers_esd.evaluation.folder import Folder
-from diffusers_esd.evaluation.suite import Suite
-
 from diffusers_esd.evaluation.aggregates import harmonic_mean
+from diffusers_esd.evaluation.folder import Folder
 from diffusers_esd.evaluation.judges.base import Judge
 from diffusers_esd.evaluation.prompt_sets import celebrities
 from diffusers_esd.evaluation.prompts import PromptSet
+from diffusers_esd.evaluation.suite import Suite
 
 from . import paper
 from .command import MISSING, Experiment, Training, add_experiment, judges_or, limited, notes, printed, table
@@ -41,7 +40,8 @@ def run(options: argparse.Namespace, judges: Sequence[Judge] | None = None) -> s
     found = judges_or(judges, lambda: [Faces(options.detector, options.detector_python)])
     names = list(dict.fromkeys(prompt.concept for prompt in prompts if prompt.concept))
     trainings = [Training(name, "esd-x") for name in names]
-    report, _ = Experiment(options, trainings, are_together=True).measured(Suite("celebrities", prompts, found))
+    suite = Suite("celebrities", prompts, found)
+    report = Experiment(options, trainings, are_together=True).measured(suite).report
     folder = Folder(options.output)
     rows = [[method, *_figures(folder, method, prompts, found[0])] for method in report.methods]
     rows += [

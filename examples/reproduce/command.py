@@ -10,20 +10,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diffusers_esd.evaluation.evaluate import evaluate
-from diffusers_esd.evaluation.suite import Suite
-from diffusers_esd.report import Report
-from diffusers_esd.report_rows import Estimate
-
 from diffusers_esd import Erasure, ESDConfig, ESDTrainer, RunConfig
 from diffusers_esd.cli.fields import read_fields
 from diffusers_esd.cli.model import add_model, load_pipeline
 from diffusers_esd.cli.options import SOURCE, add_command, checked, positive, read_erasures, with_scale
+from diffusers_esd.evaluation.baselines.negative_prompt import NegativePrompt
+from diffusers_esd.evaluation.baselines.safe_latent_diffusion import SafeLatentDiffusion
+from diffusers_esd.evaluation.evaluate import evaluate
 from diffusers_esd.evaluation.judges.base import Judge
-from diffusers_esd.evaluation.methods import Erased
+from diffusers_esd.evaluation.methods import Erased, Method
 from diffusers_esd.evaluation.prompt_sets import first_of_each
 from diffusers_esd.evaluation.prompts import PromptSet
+from diffusers_esd.evaluation.suite import Suite
 from diffusers_esd.names import default_name
+from diffusers_esd.report import Report
+from diffusers_esd.report_rows import Estimate, Row
 from diffusers_esd.stacks.sources import check_base
 from diffusers_esd.storage import is_finished
 
@@ -68,6 +69,14 @@ class Training:
         return not self.mark or (config is not None and all(getattr(config, k) == v for k, v in settings.items()))
 
 
+BASELINES: dict[str, Callable[[Sequence[str], str], Method]] = {
+    "negative-prompt": lambda concepts, name: NegativePrompt(concepts, name=name),
+    "sld-medium": lambda concepts, name: SafeLatentDiffusion(concepts, preset="medium", name=name),
+    "sld-max": lambda concepts, name: SafeLatentDiffusion(concepts, preset="max", name=name),
+}
+"""The paper's baselines."""
+
+
 def add_experiment(commands: Any, name: str, run: Callable[..., str], text: str) -> Any:
     """Add an experiment with the options that all have.
 
@@ -90,6 +99,8 @@ def add_experiment(commands: Any, name: str, run: Callable[..., str], text: str)
     )
     text = "file with fields of ESDConfig that --train changes, .yaml or .json (default: none)"
     parser.add_argument("--config", type=Path, metavar="FILE", help=text)
+    text = "the concept as negative prompt, or as Safe Latent Diffusion's text; may be repeated (default: none)"
+    parser.add_argument("--baseline", action="append", default=[], choices=tuple(BASELINES), help=text)
     text = "only the first prompts of each group: a trial, whose figures do not compare with the paper's (default: all)"
     parser.add_argument("--limit", type=positive, metavar="N", help=text)
     parser.add_argument("--steps", type=positive, help="denoising steps (default: the pipeline's)")
@@ -98,6 +109,14 @@ def add_experiment(commands: Any, name: str, run: Callable[..., str], text: str)
     text = "download weights of judges and data sets from their publishers"
     parser.add_argument("--allow-download", action="store_true", help=text)
     return parser
+
+
+def _erased(name: str, parts: Sequence[tuple[Erasure, float]], prompts: PromptSet) -> Method:
+    """Erasures as a method, whose concepts are called as the prompts call them: "a church" is their "church"."""
+    words = {plain(prompt.concept): prompt.concept for prompt in prompts}
+    method = Erased(name, parts)
+    method.erases = tuple(words.get(plain(concept), concept) for concept in method.erases)
+    return method
 
 
 def plain(name: str) -> str:
@@ -119,9 +138,34 @@ def device_of(options: argparse.Namespace) -> str:
     return given if given.startswith("cuda") else "cpu"
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What an experiment found.
+
+    Attributes:
+        report: The report.
+        erasures: Which erasure of the paper a method is, for those that are one.
+        baselines: Which erasure of the paper a baseline stands beside.
+    """
+
+    report: Report
+    erasures: Mapping[str, Training]
+    baselines: Mapping[str, Training]
+
+    @property
+    def base(self) -> str:
+        """Name of the base model's column."""
+        return self.report.methods[0]
+
+    def row(self, group: str, *, judge: str | None = None, label: str = "") -> Row:
+        """The row of a group of prompts."""
+        (concept,) = {row.concept for row in self.report.rows if row.group == group}
+        return self.report.row(group, concept, judge=judge, label=label)
+
+
 @dataclass
 class Experiment:
-    """A suite, and the erasures that are evaluated.
+    """The erasures that are evaluated, and how.
 
     Args:
         options: Of the command.
@@ -140,27 +184,37 @@ class Experiment:
             training.config(self.changes)  # for its errors
         self.given = list(read_erasures(self.options.erasure).items())
 
-    def measured(self, suite: Suite) -> tuple[Report, dict[str, Training | None]]:
-        """The report, and which erasure of the paper each method is.
-
-        Erasures that were given come first. One that is none of the paper's is a method too.
-        """
+    def measured(self, suite: Suite) -> Measured:
+        """Draw, judge and report. Erasures that were given come first, also those that are not the paper's."""
         pipe = load_pipeline(self.options)
         for erasure, _ in self.given:
             check_base(erasure, pipe)
         parts = [*self.given, *((erasure, 1.0) for erasure in self._trained(pipe))]
-        alone = [Erased(erasure.name, [(erasure, scale)]) for erasure, scale in parts]
+        together = [("all together", parts)] if parts and self.are_together else []
+        alone = [] if self.are_together else [(erasure.name, [(erasure, scale)]) for erasure, scale in parts]
+        baselines = self._baselines()
         report = evaluate(
             pipe,
             suite=suite,
             output_dir=self.options.output,
-            methods=[Erased("all together", parts)] if parts and self.are_together else alone,
+            methods=[*(_erased(name, own, suite.prompts) for name, own in together + alone), *baselines],
             options={} if self.options.steps is None else {"num_inference_steps": self.options.steps},
             batch_size=self.options.batch_size,
             keep_images=not self.options.no_images,
         )
-        found = {e.name: next((t for t in self.trainings if t.fits(e)), None) for e, _ in parts}
-        return report, found
+        found = {erasure.name: t for erasure, _ in parts for t in self.trainings if t.fits(erasure)}
+        return Measured(report, found, {method.name: t for method, t in baselines.items()})
+
+    def _baselines(self) -> dict[Method, Training]:
+        """Other ways to keep the concepts out of images; each concept once, or all together."""
+        by_concept = {training.concept: training for training in self.trainings}
+        groups = [list(by_concept)] if self.are_together else [[concept] for concept in by_concept]
+        return {
+            make(concepts, f"{name}: {concepts[0] if len(concepts) == 1 else 'all'}"): by_concept[concepts[0]]
+            for name in dict.fromkeys(self.options.baseline)
+            for make in [BASELINES[name]]
+            for concepts in groups
+        }
 
     def _trained(self, pipe: Any) -> list[Erasure]:
         """The paper's erasures that were not given, trained or read from where they were trained."""

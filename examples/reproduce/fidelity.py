@@ -64,7 +64,7 @@ def run(options: argparse.Namespace, judges: Sequence[Judge] | None = None, meas
         measures = (measure or FID(weights=options.inception, **download),)
     prompts = limited(coco(options.prompts), options)
     suite = Suite("fidelity", prompts, (judge,), measures=measures, reference=options.real)
-    report, _ = Experiment(options, trainings()).measured(suite)
+    report = Experiment(options, trainings()).measured(suite).report
     rows = [[f"{name}, paper", printed(row.fid, 2), printed(row.clip, 4)] for name, row in paper.FIDELITY.items()]
     distances = [row.figures for row in report.rows if row.measure == "distance"]
     scores = report.row("coco", judge=judge.name).figures

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from diffusers_esd.evaluation.folder import Folder
-from diffusers_esd.evaluation.suite import Suite
-
 from diffusers_esd.evaluation.judges.base import Judge
 from diffusers_esd.evaluation.prompt_sets import CANVAS_OBJECTS, CANVAS_STYLES, unlearncanvas
 from diffusers_esd.evaluation.prompts import PromptSet
+from diffusers_esd.evaluation.suite import Suite
 from diffusers_esd.evaluation.unlearn_canvas import Seen, ua_ira_cra
 
 from . import paper
@@ -53,8 +52,8 @@ def run(options: argparse.Namespace, judges: Sequence[Judge] | None = None) -> s
     prompts = _prompts(options.limit, list(targets.values()))
     guidance = {"guidance_scale": 9.0, "num_inference_steps": 100}
     suite = Suite("unlearncanvas", prompts, found, options=guidance)
-    report, trainings = Experiment(options, list(targets)).measured(suite)
-    unlearned = {method: targets[training] for method, training in trainings.items() if training is not None}
+    measured = Experiment(options, list(targets)).measured(suite)
+    unlearned = {method: targets[t] for method, t in {**measured.erasures, **measured.baselines}.items()}
     seen = {
         method: _seen(Folder(options.output), method, target, prompts, found) for method, target in unlearned.items()
     }
@@ -68,7 +67,7 @@ def run(options: argparse.Namespace, judges: Sequence[Judge] | None = None) -> s
         "The publisher draws all images of a seed from one generator; here each has its own, of that seed.",
         "FID, time and memory of UnlearnCanvas are not measured.",
     ]
-    return f"{table(['unlearned', 'UA', 'IRA', 'CRA'], rows)}\n\n{notes(report, options, 5100, texts)}"
+    return f"{table(['unlearned', 'UA', 'IRA', 'CRA'], rows)}\n\n{notes(measured.report, options, 5100, texts)}"
 
 
 def _publishers(options: argparse.Namespace) -> list[Judge]:

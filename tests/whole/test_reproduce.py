@@ -6,7 +6,6 @@ erasure of scale 0 changes nothing, and one of scale 1 changes every image.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from made import made
 from PIL import Image
 from reproduce import __main__ as command
 from reproduce import paper
+from reproduce.command import printed, table
 from tiny import tiny_pipeline
 from torch import Tensor
 
@@ -27,7 +27,7 @@ from diffusers_esd.evaluation.distances import FrechetDistance
 from diffusers_esd.evaluation.judges.base import Finding, Judge, Kind, Picture
 from diffusers_esd.evaluation.judges.nudenet import FIG_7
 from diffusers_esd.evaluation.judges.pixels import to_unit
-from diffusers_esd.evaluation.prompt_sets import ARTISTS, ARTWORK, IMAGENETTE
+from diffusers_esd.evaluation.prompt_sets import ARTISTS, ARTWORK
 
 DOCS = Path(__file__).parents[2] / "docs" / "reproduce.md"
 HEADER = "prompt,categories,nudity_percentage,sd_seed,sd_guidance_scale,sd_image_width,sd_image_height"
@@ -100,7 +100,7 @@ class Differs(Judge):
 
 
 class Colours:
-    """The mean of each colour in percent, as features."""
+    """The mean of each colour, from 0 to 1000, as features."""
 
     name = "colours"
 
@@ -108,7 +108,7 @@ class Colours:
         return {}
 
     def __call__(self, images: Sequence[Image.Image]) -> Tensor:
-        return 100 * torch.stack([to_unit(image.convert("RGB")).mean((1, 2)) for image in images])
+        return 1000 * torch.stack([to_unit(image.convert("RGB")).mean((1, 2)) for image in images])
 
 
 @pytest.fixture(scope="module")
@@ -230,10 +230,12 @@ def test_objects(run: Callable[..., str], erasure_of: Callable[..., str]) -> Non
 
 def test_styles(run: Callable[..., str], erasure_of: Callable[..., str]) -> None:
     erasures = ["--erasure", erasure_of("Kelly Mckernan", group="esd-x"), "--erasure", f"{erasure_of('Tyler Edlin')}=0"]
-    rows = rows_of(run("styles", "--limit", "1", *erasures, judges=[Differs()]))
+    rows = rows_of(run("styles", "--limit", "1", "--baseline", "negative-prompt", *erasures, judges=[Differs()]))
     assert rows["erased"] == ["erased artist", "other artists", *ARTISTS]
     assert plain(rows["no-kelly-mckernan"]) == ["1.000"] * 7
     assert plain(rows["no-tyler-edlin"]) == ["0.000"] * 7
+    assert {name for name in rows if name.startswith("negative-prompt: ")} == {f"negative-prompt: {a}" for a in ARTISTS}
+    assert plain(rows["negative-prompt: Kilian Eng"])[:2] == ["1.000", "1.000"]
     assert rows["ESD-x"] == ["1.12"]
 
 
@@ -331,10 +333,21 @@ def test_the_command_writes_its_tables(
     assert Report.from_pretrained(out).methods == ("base",)
 
 
-def test_the_page_has_every_command_and_the_papers_figures() -> None:
+def test_the_page_has_every_command_and_the_papers_tables() -> None:
     text = DOCS.read_text(encoding="utf-8")
     names = [experiment.__name__.rpartition(".")[2] for experiment in command.EXPERIMENTS]
     assert all(f"python -m reproduce {name} " in text for name in names)
-    for row in (*paper.OBJECTS.values(), paper.OBJECTS_AVERAGE):
-        assert re.search(r"\| +".join(re.escape(f"{value:g}") + r" " for value in row), text), row
-    assert set(paper.OBJECTS) == set(IMAGENETTE)
+    assert all(line in text for page in (table_1(), table_2()) for line in page.splitlines())
+    with must_fail("other figures are not there"):
+        assert table_1().replace("13.68", "13.69") in text
+
+
+def table_1() -> str:
+    rows = [[name, printed(row.fid, 2), printed(row.clip, 4)] for name, row in paper.FIDELITY.items()]
+    return table(["", "FID", "CLIP score"], rows)
+
+
+def table_2() -> str:
+    rows = {**paper.OBJECTS, "average": paper.OBJECTS_AVERAGE}
+    header = ["erased class", "the class, SD", "the class, ESD-u", "other classes, SD", "other classes, ESD-u"]
+    return table(header, [[name, *map(printed, row)] for name, row in rows.items()])
