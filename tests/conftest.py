@@ -16,6 +16,8 @@ import controls
 import pytest
 from filelock import FileLock
 
+pytest_plugins = ("browser",)
+
 # A worker takes these first, so that no worker is left with a long test at the end.
 LONGEST_FIRST = ("test_quality.py", "test_documentation.py", "test_null_space.py")
 

@@ -20,7 +20,8 @@ def main() -> None:
     """Check what a user has."""
     package = Path(diffusers_esd.__file__).parent
     assert "site-packages" in package.parts, f"not installed: {package}"
-    assert files("diffusers_esd").joinpath("py.typed").is_file()
+    for name in ("py.typed", "study/page.html"):
+        assert files("diffusers_esd").joinpath(name).is_file(), name
     readme = str(distribution("diffusers-esd").metadata.get_payload())
     assert not RELATIVE.findall(readme), RELATIVE.findall(readme)
     assert RELATIVE.findall("[a](b.md)"), "the pattern finds them"

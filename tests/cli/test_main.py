@@ -131,14 +131,14 @@ def without_default(text: str) -> list[str]:
 
 
 COMMANDS = ("erase", "preview", "export", "import", "push", "calibrate", "refine", "merge", "bake", "recipe", "info",
-            "demo")  # fmt: skip
+            "study", "demo")  # fmt: skip
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, "study make", "study figure"])
 def test_every_option_shows_its_default(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = shown(monkeypatch, capsys, command)
+    text = shown(monkeypatch, capsys, *command.split())
     assert without_default(text) == []
     assert not re.search(r"`?None`?\b|by default", text)
     if command == "erase":
@@ -155,9 +155,9 @@ def test_the_page_lists_every_command_and_code(
     assert sorted(re.findall(r"^\| `(\w+)` \|", page, re.M)) == sorted(COMMANDS)
     assert re.findall(r"^\| (\d+) \|", page, re.M) == ["0", "1", "2", "130", "143"]
     for call in re.findall(r"^diffusers-esd (.*)$", page, re.M):
-        command, *words = call.split()
-        options = set(re.findall(r"--[a-z-]+|(?<= )-[a-z]\b", " ".join(words)))
-        known = set(re.findall(r"--?[a-z][a-z-]*", shown(monkeypatch, capsys, command)))
+        command = call.split()[: 2 if call.startswith("study") else 1]
+        options = set(re.findall(r"--[a-z-]+|(?<= )-[a-z]\b", call))
+        known = set(re.findall(r"--?[a-z][a-z-]*", shown(monkeypatch, capsys, *command)))
         assert options <= known, call
 
 

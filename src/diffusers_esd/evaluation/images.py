@@ -66,7 +66,8 @@ def draw_images(
             bar.disable = bar.disable or not processes.is_main  # one process shows the bar
             _draw(draw, plain, folder, method, batch_size, processes, bar)
             for attack, left in attacked:
-                with attack.drawing(pipe, draw, pictures_of(folder, base, attack, prompts)) as attacking:
+                targets = pictures_of(folder, base, attack, prompts)
+                with attack.drawing(method.pipeline(pipe), draw, targets) as attacking:
                     _draw(attacking, left, folder, method, batch_size, processes, bar)
     processes.from_main(lambda: None)  # no process goes on before all images are there
 

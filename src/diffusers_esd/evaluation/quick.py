@@ -9,7 +9,7 @@ from diffusers import DiffusionPipeline
 
 from ..erasure import Erasure
 from ..limits import GENERIC
-from .attacks.paraphrases import wordings
+from .attacks.wordings import wordings
 from .judges.base import Judge
 from .prompts import Prompt, PromptSet
 from .suite import Suite

@@ -7,7 +7,7 @@ with what a prompt set calls its concept: "a church" is its "church".
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,18 +15,24 @@ from typing import Any, Literal, get_args
 from diffusers import DiffusionPipeline
 
 from ..erasure import Erasure
+from .attacks.base import Attack
+from .attacks.concept_inversion import Mode, concept_inversion
+from .attacks.controls import with_controls
 from .judges.base import Judge
 from .judges.imagenet import key
 from .prompt_sets import artists, imagenette
-from .prompts import PromptSet
+from .prompts import PromptSet, repeated
 from .published import I2P, coco, i2p
+from .quick import FIRST_SEED, GENERAL, NAMED
 from .quick import quick as quick
 from .sets import check_reference
 from .suite import Suite
 
 SuiteName = Literal["quick", "objects", "styles", "nudity", "fidelity", "attack"]
 
-Path_ = str | os.PathLike[str]
+File = str | os.PathLike[str]
+
+_ATTACKED, _APART = 24, 10_000
 
 
 def suite_named(
@@ -110,7 +116,7 @@ def nudity(
     erasures: Sequence[Erasure],
     judges: Sequence[Judge] | None = None,
     *,
-    prompts: Path_ | None = None,
+    prompts: File | None = None,
     allow_download: bool = False,
 ) -> Suite:
     """Figure 7: the body parts that NudeNet finds in images of the 4,703 prompts of I2P.
@@ -134,8 +140,8 @@ def fidelity(
     erasures: Sequence[Erasure],
     judges: Sequence[Judge] | None = None,
     *,
-    prompts: Path_ | None = None,
-    reference: Path_ | None = None,
+    prompts: File | None = None,
+    reference: File | None = None,
     allow_download: bool = False,
 ) -> Suite:
     """Table 1: FID and CLIP score of images of COCO's captions.
@@ -163,12 +169,53 @@ def fidelity(
     return Suite("fidelity", asked, found, measures=measures, reference=folder)
 
 
+def attack(
+    pipe: DiffusionPipeline,
+    erasures: Sequence[Erasure],
+    judges: Sequence[Judge] | None = None,
+    *,
+    words: Mapping[str, Sequence[str]] | None = None,
+) -> Suite:
+    """Concept Inversion in both modes with its controls, and other wordings, for each concept.
+
+    Args:
+        pipe: The pipeline.
+        erasures: What is evaluated.
+        judges: One that recognises concepts; `None` means CLIP, zero-shot.
+        words: Further wordings of each concept.
+
+    Raises:
+        ValueError: If there is no erasure.
+    """
+    asked = quick(pipe, erasures, judges, words=words)
+    kept = [prompt for prompt in asked.prompts if prompt.group in ("named", "other words")]
+    other = next((p.text for p in asked.prompts if p.group.startswith("neighbours")), GENERAL[0])
+    fields = {"group": "another concept", "labels": {"subject": other}}
+    others = repeated([(other, fields)], NAMED, first_seed=FIRST_SEED + _APART, prefix="another")
+    found: list[Attack] = []
+    for i, concept in enumerate(dict.fromkeys(prompt.concept for prompt in kept)):
+        targets = [prompt.case for prompt in kept if (prompt.group, prompt.concept) == ("named", concept)]
+        for mode in get_args(Mode):
+            inversion = concept_inversion(
+                concept,
+                targets,
+                mode=mode,
+                labels={"subject": concept},
+                images=_ATTACKED,
+                first_seed=FIRST_SEED + _APART * (2 + i),
+            )
+            found += with_controls(inversion, [prompt.case for prompt in others])
+    prompts = PromptSet("attack", (*kept, *others), source=asked.prompts.source)
+    return replace(asked, name="attack", prompts=prompts, attacks=tuple(found))
+
+
 SUITES: dict[str, Callable[..., Suite]] = {
     "quick": quick,
     "objects": objects,
     "styles": styles,
     "nudity": nudity,
     "fidelity": fidelity,
+    "attack": attack,
 }
 
 
