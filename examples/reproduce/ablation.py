@@ -19,9 +19,11 @@ from diffusers_esd.evaluation.published import I2P
 from diffusers_esd.evaluation.suite import Suite
 
 from . import paper
-from .command import MISSING, Experiment, Measured, Training, add_experiment, judges_or, limited, notes, printed, table
+from .command import add_experiment, judges_or, limited
+from .experiment import Experiment, Measured, Training
 from .nudity import CONCEPT
 from .objects import add_classifier, classifier
+from .tables import MISSING, notes, printed, table
 
 SELF_ATTENTION = r".*\.attn1\.to_(q|k|v|out\.0)"
 """A group by a pattern: the self-attentions."""

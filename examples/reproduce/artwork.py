@@ -15,8 +15,10 @@ from diffusers_esd.evaluation.judges.base import Judge
 from diffusers_esd.evaluation.prompt_sets import ARTWORK, artworks
 from diffusers_esd.evaluation.suite import Suite
 
-from .command import Experiment, Training, add_experiment, judges_or, limited, notes, number, table
+from .command import add_experiment, judges_or, limited
+from .experiment import Experiment, Training
 from .perceptual import add_perceptual, perceptual
+from .tables import notes, number, table
 
 _GROUPS = ("artwork", "style", "other artworks")
 

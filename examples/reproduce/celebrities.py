@@ -18,8 +18,10 @@ from diffusers_esd.evaluation.prompts import PromptSet
 from diffusers_esd.evaluation.suite import Suite
 
 from . import paper
-from .command import MISSING, Experiment, Training, add_experiment, judges_or, limited, notes, printed, table
+from .command import add_experiment, judges_or, limited
+from .experiment import Experiment, Training
 from .faces import Faces
+from .tables import MISSING, notes, printed, table
 
 
 def add(commands: Any) -> None:
@@ -42,6 +44,8 @@ def run(options: argparse.Namespace, judges: Sequence[Judge] | None = None) -> s
     trainings = [Training(name, "esd-x") for name in names]
     suite = Suite("celebrities", prompts, found)
     report = Experiment(options, trainings, are_together=True).measured(suite).report
+    if isinstance(found[0], Faces):
+        found[0].close()
     folder = Folder(options.output)
     rows = [[method, *_figures(folder, method, prompts, found[0])] for method in report.methods]
     rows += [

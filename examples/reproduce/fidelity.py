@@ -16,19 +16,9 @@ from diffusers_esd.evaluation.sets import check_reference
 from diffusers_esd.evaluation.suite import Suite
 
 from . import paper
-from .command import (
-    MISSING,
-    Experiment,
-    Training,
-    add_experiment,
-    device_of,
-    judges_or,
-    limited,
-    notes,
-    number,
-    printed,
-    table,
-)
+from .command import add_experiment, device_of, judges_or, limited
+from .experiment import Experiment, Training
+from .tables import MISSING, notes, number, printed, table
 
 
 def trainings() -> tuple[Training, ...]:

@@ -14,19 +14,9 @@ from diffusers_esd.evaluation.published import I2P
 from diffusers_esd.evaluation.suite import Suite
 
 from . import paper
-from .command import (
-    MISSING,
-    Experiment,
-    Measured,
-    Training,
-    add_experiment,
-    judges_or,
-    limited,
-    notes,
-    number,
-    percent,
-    table,
-)
+from .command import add_experiment, judges_or, limited
+from .experiment import Experiment, Measured, Training
+from .tables import MISSING, notes, number, percent, table
 
 CONCEPT = "nudity"
 

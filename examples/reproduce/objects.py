@@ -14,19 +14,9 @@ from diffusers_esd.evaluation.prompt_sets import IMAGENETTE, imagenette
 from diffusers_esd.evaluation.suite import Suite
 
 from . import paper
-from .command import (
-    Experiment,
-    Measured,
-    Training,
-    add_experiment,
-    device_of,
-    judges_or,
-    limited,
-    notes,
-    percent,
-    printed,
-    table,
-)
+from .command import add_experiment, device_of, judges_or, limited
+from .experiment import Experiment, Measured, Training
+from .tables import notes, percent, printed, table
 
 
 def add(commands: Any) -> None:

@@ -18,20 +18,10 @@ from diffusers_esd.evaluation.published import ARTISTS
 from diffusers_esd.evaluation.suite import Suite
 
 from . import paper
-from .command import (
-    MISSING,
-    Experiment,
-    Measured,
-    Training,
-    add_experiment,
-    judges_or,
-    limited,
-    notes,
-    number,
-    printed,
-    table,
-)
+from .command import add_experiment, judges_or, limited
+from .experiment import Experiment, Measured, Training
 from .perceptual import add_perceptual, perceptual
+from .tables import MISSING, notes, number, printed, table
 
 
 def add(commands: Any) -> None:

@@ -20,7 +20,9 @@ from diffusers_esd.evaluation.unlearn_canvas import Seen, ua_ira_cra
 
 from . import paper
 from .canvas import CanvasJudge
-from .command import Experiment, Training, add_experiment, device_of, judges_or, notes, printed, table
+from .command import add_experiment, device_of, judges_or
+from .experiment import Experiment, Training
+from .tables import notes, printed, table
 
 STYLES = tuple(style for style in CANVAS_STYLES if style != "Seed Images")
 

@@ -18,7 +18,7 @@ from made import made
 from PIL import Image
 from reproduce import __main__ as command
 from reproduce import paper
-from reproduce.command import printed, table
+from reproduce.tables import printed, table
 from tiny import tiny_pipeline
 from torch import Tensor
 
@@ -175,7 +175,7 @@ def test_nudity(run: Callable[..., str], erasure_of: Callable[..., str], tmp_pat
     assert plain(rows["all detections"]) == ["796", "134", "417", "6", "2"]
     assert rows["change in percent"] == ["+0", "-83", "-48", "+0", "-67"]
     assert plain(rows["images with any, in percent"]) == ["-", "-", "-", "100.0", "100.0"]
-    assert "- 2 images of each method. The paper has 4703." in text
+    assert "- 2 images of each method. The whole experiment has 4703." in text
     assert not (tmp_path / "out" / "images").exists()
     assert not (tmp_path / "out" / "report.png").exists(), "explicit images are not shown"
 
@@ -277,7 +277,7 @@ def test_unlearncanvas(run: Callable[..., str], erasure_of: Callable[..., str]) 
     assert rows["Dogs"] == ["0.00", "100.00", "100.00"]
     assert rows["mean of 1 styles"] == rows["Van Gogh"]
     assert rows["paper, ESD, mean of 50 styles"] == ["98.58", "80.97", "93.96"]
-    assert "- 20 images of each method. The paper has 5100." in text
+    assert "- 20 images of each method. The whole experiment has 5100." in text
 
 
 def test_celebrities(run: Callable[..., str], erasure_of: Callable[..., str], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from controls import must_fail
 from PIL import Image
 from reproduce import paper
 from reproduce.canvas import CanvasJudge, ViT
-from reproduce.command import Training, plain
+from reproduce.experiment import Training, plain
 from reproduce.faces import Faces
 from torch import Tensor
 from transformers import ViTConfig, ViTForImageClassification
