@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 WORKERS := -n 2 --dist worksteal
 
-.PHONY: venv demo frontier bench scaling published test test-all test-compat lint docs package
+.PHONY: venv demo frontier report bench scaling published test test-all test-compat lint docs package
 
 venv: $(VENV)/.stamp
 
@@ -29,6 +29,9 @@ demo: venv
 
 frontier: venv
 	cd examples && ../$(BIN)/python -m frontier --output ../frontier-output
+
+report: venv
+	cd examples && ../$(BIN)/python -m report --cache ../.report-cache --output ../report-output
 
 bench: venv
 	cd examples && ../$(BIN)/python -m benchmarks speed

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import get_args
 
 from emoji_sd import OBJECTS, STYLES, class_of, load, phrase, some_pairs
 from emoji_sd.recogniser import EmojiJudge
 
 from diffusers_esd import Erasure, Report, evaluate
-from diffusers_esd.evaluation.attacks.concept_inversion import concept_inversion
+from diffusers_esd.evaluation.attacks.concept_inversion import Mode, concept_inversion
 from diffusers_esd.evaluation.attacks.controls import with_controls
 from diffusers_esd.evaluation.baselines.baked import Baked
 from diffusers_esd.evaluation.baselines.closed_form import ClosedForm
 from diffusers_esd.evaluation.baselines.negative_prompt import NegativePrompt
 from diffusers_esd.evaluation.baselines.safe_latent_diffusion import SafeLatentDiffusion
 from diffusers_esd.evaluation.methods import Erased, Method
-from diffusers_esd.evaluation.prompts import Prompt, PromptSet, repeated
+from diffusers_esd.evaluation.prompts import PromptSet, repeated
 from diffusers_esd.evaluation.quick import quick
 from diffusers_esd.evaluation.suite import Suite
 
@@ -27,7 +29,7 @@ from .erasures import PARTIAL, Trained, ablation, of_object, of_style
 OPTIONS = {"num_inference_steps": 16, "guidance_scale": 4.0}
 SEED = 800_000
 """Of the first image; no training and no other measurement uses these."""
-TOGETHER = ("cat", "dog", "pizza", "rocket")
+TOGETHER = ("cat", "frog", "pizza", "rocket")
 CAT = phrase("cat")
 SOURCE = "made from the captions that the small model learned"
 
@@ -55,7 +57,7 @@ class Part:
     @property
     def slug(self) -> str:
         """The name of its folder."""
-        return self.title.lower().replace(",", "").replace(" ", "-")
+        return "-".join(re.findall(r"[a-z0-9]+", self.title.lower()))
 
     def measure(self, cache: Path, output: Path) -> Report:
         """Draw, judge and report what is missing."""
@@ -148,7 +150,8 @@ def _partial(erasures: Sequence[Erasure]) -> Suite:
     """The style of the cat; the cat itself, the style of others, and the other styles of the cat."""
     mono, cat = "art in mono style", {"object": CAT}
     asked = [
-        *[("a cat in mono style", {"group": "cat in mono style", "concept": mono, "labels": {"style": mono, **cat}})] * 20,
+        *[("a cat in mono style", {"group": "cat in mono style", "concept": mono, "labels": {"style": mono, **cat}})]
+        * 20,
         *[
             (
                 phrase("cat", style),
@@ -178,27 +181,109 @@ def _attack(erasures: Sequence[Erasure]) -> Suite:
     others = repeated([(phrase("dog", s), dogs) for s in STYLES], 8, first_seed=SEED + 4500, prefix="dog")
     cases, other_cases = [prompt.case for prompt in named], [prompt.case for prompt in others]
     attacks = [
-        *with_controls(concept_inversion(CAT, cases, mode="token"), other_cases),
-        *with_controls(concept_inversion(CAT, cases, mode="prompt_embeds"), other_cases),
+        attack
+        for mode in get_args(Mode)
+        for attack in with_controls(concept_inversion(CAT, cases, mode=mode, labels={"subject": CAT}), other_cases)
     ]
     prompts = PromptSet("attack", (*named, *others), SOURCE)
     return Suite("attack", prompts, _judges(), attacks=tuple(attacks))
 
 
-def parts() -> list[Part]:
-    """All parts of the report."""
+def _alone_and_together(erasures: Mapping[str, Erasure]) -> list[Method]:
+    return [*each(erasures), Erased("all together", [(erasure, 1.0) for erasure in erasures.values()])]
+
+
+def _attacked(erasures: Mapping[str, Erasure]) -> list[Method]:
+    return [*each(erasures), Baked("esd-u, baked", [(erasures["esd-u"], 1.0)])]
+
+
+def _of_groups(word: str) -> Mapping[str, Trained]:
+    return {f"{group}, eta {eta:g}": made for (of, group, eta), made in ablation().items() if of == word}
+
+
+def parts(objects: Sequence[str] = OBJECTS) -> list[Part]:
+    """All parts of the report.
+
+    Args:
+        objects: The objects that are erased, one after the other, in the matrix.
+    """
     cat = {"esd-u": of_object("cat"), "esd-x": of_object("cat", "esd-x"), "full": of_object("cat", "full")}
-    made: list[Part] = []
-    made.append(
+    return [
         Part(
-            "One object, three groups of layers, and other methods",
+            "One object and three groups of layers",
             (
-                "The cat is erased with each group of layers. Beside them, methods that train nothing: the concept as "
-                "negative prompt, Safe Latent Diffusion with the concept as safety text, and UCE's closed form.",
+                "The cat is erased with each group of layers. Beside them are methods that train nothing: the concept "
+                "as negative prompt, Safe Latent Diffusion with the concept as safety text, and UCE, a closed form.",
             ),
             cat,
             lambda e: [*each(e), NegativePrompt([CAT]), SafeLatentDiffusion([CAT]), ClosedForm([CAT])],
             _quick,
-        )
-    )
-    return made
+        ),
+        Part(
+            "Several erasures together",
+            ("Four objects, each erased alone with esd-u, and all four adapters active together.",),
+            {f"no {word}": of_object(word) for word in TOGETHER},
+            _alone_and_together,
+            _quick,
+        ),
+        Part(
+            "Every object in turn",
+            (
+                "Each row is the model without one object (esd-u), each column what was asked for: two images, in two "
+                "styles. A cell is the share in which the judge sees what was asked for. Only the outlined cells, the "
+                "erased objects, should be 0.",
+            ),
+            {f"no {word}": of_object(word) for word in objects},
+            each,
+            _objects,
+            matrix=True,
+        ),
+        Part(
+            "Every style in turn",
+            (
+                "Each row is the model without one style (esd-x), asked for eight objects in each style. Of the judge "
+                "for styles only the outlined cells should be 0; the objects should all stay.",
+            ),
+            {f"no {style}": of_style(style) for style in STYLES},
+            each,
+            _styles,
+            matrix=True,
+        ),
+        Part(
+            "Attacks",
+            (
+                "Concept Inversion learns from forty images of cats, which the base model drew, to ask for a cat again: "
+                "with one token, or with the whole conditioning. The base model is the most that an attack can reach. "
+                "Two controls say how much of its success is recovered and not taught: the same attack on images of "
+                "another object, and on negatives, which no training ever had.",
+                "An erasure that is baked into the weights is as strong against an attack as the adapter: baking only "
+                "means that it cannot be removed.",
+            ),
+            cat,
+            _attacked,
+            _attack,
+        ),
+        *[
+            Part(
+                f"Groups of layers and eta: {what}",
+                (
+                    "The paper's training, in which nothing is preserved, with four sets of layers and two strengths "
+                    "of the negative guidance. Everything else is the same: 100 updates of batch 4, rank 8.",
+                ),
+                _of_groups(word),
+                each,
+                _ablated(word),
+            )
+            for word, what in (("cat", "an object"), ("mono", "a style"))
+        ],
+        Part(
+            "Part of an object",
+            (
+                "The mono style is erased from the cat alone, with `erase_from`. The cat should stay, in other styles "
+                "too, and so should the mono style of everything else.",
+            ),
+            {"cat, not mono": PARTIAL},
+            each,
+            _partial,
+        ),
+    ]

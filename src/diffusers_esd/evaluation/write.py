@@ -36,7 +36,7 @@ def write_report(report: Report, suite: Suite, folder: Folder, erasures: Sequenc
     shown = samples(suite.everything)
     concepts = [*(c for column in report.columns for c in column.erases), *(p.concept for p in suite.everything)]
     explicit = is_explicit([*concepts, *(p.text for p in shown)])
-    pictures = {} if explicit else _pictures(report, shown, folder)
+    pictures = {} if explicit else pictures_of(report, shown, folder)
     write_text(folder.path / REPORT_NAME, json.dumps(report.to_dict(), indent=1) + "\n")
     write_text(folder.path / "report.md", markdown(report))
     section = section_of(report, shown, pictures, erasures, hidden=_HIDDEN if explicit else "")
@@ -106,7 +106,7 @@ def samples(prompts: Sequence[Prompt]) -> list[Prompt]:
     return chosen[:_MOST]
 
 
-def _pictures(report: Report, shown: Sequence[Prompt], folder: Folder) -> dict[str, list[Image]]:
+def pictures_of(report: Report, shown: Sequence[Prompt], folder: Folder) -> dict[str, list[Image]]:
     """Images by method, without the cases that are damaged in one of them."""
     read = {name: [folder.read_image(name, prompt.case) for prompt in shown] for name in report.methods}
     whole_cases = [i for i in range(len(shown)) if all(images[i] is not None for images in read.values())]
