@@ -338,6 +338,11 @@ def test_the_page_has_every_command_and_the_papers_tables() -> None:
     names = [experiment.__name__.rpartition(".")[2] for experiment in command.EXPERIMENTS]
     assert all(f"python -m reproduce {name} " in text for name in names)
     assert all(line in text for page in (table_1(), table_2()) for line in page.splitlines())
+    assert all(f"| {FIG_7[label]} | {count} |" in text for label, count in paper.NUDITY_SD.items())
+    assert all(f"| {name} | {rating:.2f} |" in text for name, rating in paper.STYLES.items())
+    assert all(f"| {eta:g} | {row.erased} % | {row.interference} % |" in text for eta, row in paper.ETA.items())
+    canvas = {kind: " | ".join(f"{value:.2f}" for value in row) for kind, row in paper.UNLEARNCANVAS.items()}
+    assert all(f"{kind}s | {row} |" in text for kind, row in canvas.items())
     with must_fail("other figures are not there"):
         assert table_1().replace("13.68", "13.69") in text
 

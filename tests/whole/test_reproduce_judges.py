@@ -77,6 +77,8 @@ def test_a_training_is_the_papers() -> None:
     assert (config.group, config.eta, config.iterations, config.batch_size) == ("esd-u", 3.0, 5, 1)
     assert (config.preserve, config.null_space, config.trajectory) == ((), False, "fresh")
     assert training.name == "no-nudity-esd-u-3"
+    own = training.config({"group": "full", "eta": 1.0, "rank": 4})
+    assert (own.group, own.eta, own.rank) == ("esd-u", 3.0, 4), "group and eta are the experiment's"
 
 
 # UnlearnCanvas.
