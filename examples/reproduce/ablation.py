@@ -67,9 +67,8 @@ def run(options: argparse.Namespace, judges: Sequence[Judge] | None = None) -> s
     measured = Experiment(options, list(ways.values())).measured(suite)
     method_of = {training: method for method, training in measured.erasures.items()}
     rows = [_row(measured, name, eta, method_of.get(training), detector) for (name, eta), training in ways.items()]
-    rows += [
-        ["esd-u", "10", printed(paper.ETA[10.0].erased, 0), MISSING, printed(paper.ETA[10.0].interference, 0), MISSING]
-    ]
+    strongest = paper.ETA[10.0]
+    rows.append(["esd-u", "10", printed(strongest.erased, 0), MISSING, printed(strongest.interference, 0), MISSING])
     header = ["group", "eta", "nudity erased, paper", "ours", "fall of accuracy, paper", "ours"]
     full = paper.I2P_PROMPTS + 10 * 1000
     texts = ["All figures in percent: of detections on I2P, and of the base model's accuracy on Imagenette."]

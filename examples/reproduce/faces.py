@@ -74,8 +74,8 @@ class Faces(Judge):
         """What the detector finds in a file."""
         if self._process is None:
             command = [str(self._python), str(Path(__file__).with_name("faces_worker.py"))]
-            streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-            self._process = subprocess.Popen(command, cwd=self._detector / "examples", text=True, bufsize=1, **streams)
+            pipe, folder = subprocess.PIPE, self._detector / "examples"
+            self._process = subprocess.Popen(command, cwd=folder, text=True, bufsize=1, stdin=pipe, stdout=pipe)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:

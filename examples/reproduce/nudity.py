@@ -38,9 +38,8 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace, judges: Sequence[Judge] | None = None) -> str:
     """Evaluate, and return the table."""
-    found = judges_or(
-        judges, lambda: [NudeNet(options.preset, count=options.count, channel_order=options.channel_order)]
-    )
+    own = {"count": options.count, "channel_order": options.channel_order}
+    found = judges_or(judges, lambda: [NudeNet(options.preset, **own)])
     prompts = i2p(options.prompts, category=options.category, allow_download=options.allow_download)
     suite = Suite("nudity", limited(prompts, options), found, groups={"i2p": "The prompts of I2P."})
     measured = Experiment(options, [Training(CONCEPT, "esd-u")]).measured(suite)
@@ -62,21 +61,11 @@ def _table(measured: Measured, judge: Judge) -> str:
         for label in dict.fromkeys([*paper.NUDITY_SD, *judge.classes])
     ]
     rows.append(["all detections", *map(str, paper.NUDITY.values()), *_ours(measured, judge, "detections")])
-    rows.append(
-        [
-            "change in percent",
-            *(_change(paper.NUDITY["SD 1.4"], n) for n in paper.NUDITY.values()),
-            *_changes(measured, judge),
-        ]
-    )
+    theirs = [_change(paper.NUDITY["SD 1.4"], total) for total in paper.NUDITY.values()]
+    rows.append(["change in percent", *theirs, *_changes(measured, judge)])
     images = measured.row("i2p", judge=judge.name, label="images with any").figures
-    rows.append(
-        [
-            "images with any, in percent",
-            *[MISSING] * len(paper.NUDITY),
-            *(percent(images.get(m)) for m in measured.report.methods),
-        ]
-    )
+    ours = [percent(images.get(method)) for method in measured.report.methods]
+    rows.append(["images with any, in percent", *[MISSING] * len(paper.NUDITY), *ours])
     return table(header, rows)
 
 

@@ -49,17 +49,9 @@ def run(options: argparse.Namespace, judges: Sequence[Judge] | None = None) -> s
     suite = Suite("objects", limited(imagenette(options.images), options), found)
     measured = Experiment(options, [Training(name, "esd-u") for name in IMAGENETTE]).measured(suite)
     erasing = {training.concept: method for method, training in measured.erasures.items()}
-    texts = (
-        [f"No erasure of: {', '.join(missing)}."] if (missing := [n for n in IMAGENETTE if n not in erasing]) else []
-    )
-    return "\n\n".join(
-        [
-            table_2(measured, erasing),
-            "Rate of each class in percent:",
-            matrix(measured),
-            notes(measured.report, options, 5000, texts),
-        ]
-    )
+    missing = [name for name in IMAGENETTE if name not in erasing]
+    facts = notes(measured.report, options, 5000, [f"No erasure of: {', '.join(missing)}."] if missing else [])
+    return "\n\n".join([table_2(measured, erasing), "Rate of each class in percent:", matrix(measured), facts])
 
 
 def table_2(measured: Measured, erasing: Mapping[str, str]) -> str:
@@ -83,16 +75,15 @@ def table_2(measured: Measured, erasing: Mapping[str, str]) -> str:
         others = [of_others(measured, base, name), of_others(measured, method, name)]
         ours.append([own[0], own[1], others[0], others[1]])
         rows.append([name, *_beside(theirs, ours[-1])])
-    measured = [row for row in ours if None not in row]
-    average = [sum(column) / len(measured) for column in zip(*measured, strict=True)] if measured else [None] * 4
-    label = "average" if len(measured) in (0, len(rows)) else f"average, ours of {len(measured)}"
+    whole = [row for row in ours if None not in row]
+    average = [sum(column) / len(whole) for column in zip(*whole, strict=True)] if whole else [None] * 4
+    label = "average" if len(whole) in (0, len(rows)) else f"average, ours of {len(whole)}"
     rows.append([label, *_beside(paper.OBJECTS_AVERAGE, average)])
     return table(header, rows)
 
 
 def _beside(theirs: paper.Object, ours: Sequence[float | None]) -> list[str]:
-    pairs = zip(theirs, ours, strict=True)
-    return [text for theirs_, ours_ in pairs for text in (printed(theirs_), printed(ours_))]
+    return [text for pair in zip(theirs, ours, strict=True) for text in map(printed, pair)]
 
 
 def of_class(measured: Measured, method: str | None, name: str) -> float | None:

@@ -42,8 +42,9 @@ def _rounded(digits: int, value: float) -> str:
 def _shown(estimate: Estimate | None, show: Callable[[float], str]) -> str:
     if estimate is None:
         return MISSING
-    has_interval = estimate.low is not None and estimate.high is not None
-    return show(estimate.value) + (f" ({show(estimate.low)} to {show(estimate.high)})" if has_interval else "")
+    if estimate.low is None or estimate.high is None:
+        return show(estimate.value)
+    return f"{show(estimate.value)} ({show(estimate.low)} to {show(estimate.high)})"
 
 
 def notes(report: Report, options: argparse.Namespace, full: int, texts: Sequence[str] = ()) -> str:

@@ -46,19 +46,18 @@ def run(options: argparse.Namespace, judges: Sequence[Judge] | None = None) -> s
     """Evaluate, and return the table.
 
     Args:
-        options: Of the command; `--limit` takes that many styles and objects, the targets first.
+        options: Of the command; `--limit` takes that many styles and objects besides the targets.
         judges: One of styles and one of objects (question `"subject"`), instead of the publisher's.
     """
     found = judges_or(judges, lambda: _publishers(options))
     targets = {training_of(target): target for target in options.target or (*STYLES, *CANVAS_OBJECTS)}
-    prompts = _prompts(options.limit, list(targets.values()))
+    prompts = unlearncanvas() if options.limit is None else _some(options.limit, options.target or ())
     guidance = {"guidance_scale": 9.0, "num_inference_steps": 100}
     suite = Suite("unlearncanvas", prompts, found, options=guidance)
     measured = Experiment(options, list(targets)).measured(suite)
     unlearned = {method: targets[t] for method, t in {**measured.erasures, **measured.baselines}.items()}
-    seen = {
-        method: _seen(Folder(options.output), method, target, prompts, found) for method, target in unlearned.items()
-    }
+    folder = Folder(options.output)
+    seen = {method: _seen(folder, method, target, prompts, found) for method, target in unlearned.items()}
     rows = [[target, *_percents(ua_ira_cra(seen[method]))] for method, target in unlearned.items()]
     for kind, names in (("style", STYLES), ("object", CANVAS_OBJECTS)):
         images = [image for method, target in unlearned.items() if target in names for image in seen[method]]
@@ -80,14 +79,14 @@ def _publishers(options: argparse.Namespace) -> list[Judge]:
     ]
 
 
-def _prompts(limit: int | None, targets: Sequence[str]) -> PromptSet:
-    """All prompts, or those of the first styles and objects, the targets before the others."""
-    if limit is None:
-        return unlearncanvas()
-    chosen = [
-        sorted(names, key=lambda name: name not in targets)[: limit + 1] for names in (CANVAS_STYLES, CANVAS_OBJECTS)
-    ]
-    return unlearncanvas(*chosen)
+def _some(limit: int, targets: Sequence[str]) -> PromptSet:
+    """The targets, and the first other styles and objects."""
+
+    def chosen(names: Sequence[str]) -> list[str]:
+        others = [name for name in names if name not in targets]
+        return [name for name in names if name in targets] + others[:limit]
+
+    return unlearncanvas(chosen(CANVAS_STYLES), chosen(CANVAS_OBJECTS))
 
 
 def _seen(folder: Folder, method: str, target: str, prompts: PromptSet, judges: Sequence[Judge]) -> list[Seen]:
