@@ -68,8 +68,8 @@ def evaluate(
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If there is nothing to evaluate, an erasure does not fit the pipeline, two methods have the same
-            name, the folder has images of another evaluation, or images are damaged.
+        ValueError: If an erasure does not fit the pipeline, two methods have the same name, the folder has images of
+            another evaluation, or images are damaged.
         FileNotFoundError: If there is no erasure at a path or Hub id, or the weights of a judge are missing.
         ImportError: If the package of a judge is missing.
     """
@@ -79,8 +79,6 @@ def evaluate(
     for erasure, _ in parts:
         check_base(erasure, pipe)
     columns = [Base(), *_columns(parts), *methods]
-    if len(columns) == 1:
-        raise ValueError("There is nothing to evaluate; give `erasures` or `methods`.")
     chosen = suite if isinstance(suite, Suite) else suite_named(suite, pipe, [e for e, _ in parts], judges)
     if judges is not None:
         chosen = replace(chosen, judges=tuple(judges))

@@ -82,14 +82,20 @@ class Folder:
             return None
 
     def read_findings(
-        self, method: str, judge: str, depends: Mapping[str, Any]
+        self, method: str, judge: str, depends: Mapping[str, Any] | None = None
     ) -> dict[str, tuple[Finding, ...]] | None:
-        """What a judge found, by case; `None` if it has not judged, or something that it depends on has changed."""
+        """What a judge found, by case; `None` if it has not judged, or something that it depends on has changed.
+
+        Args:
+            method: Name of the method.
+            judge: Name of the judge.
+            depends: What it depends on; `None` reads what is there.
+        """
         file = self._findings(method, judge)
         if not file.is_file():
             return None
         stored = json.loads(file.read_text(encoding="utf-8"))
-        if stored["depends"] != json.loads(json.dumps(depends)):
+        if depends is not None and stored["depends"] != json.loads(json.dumps(depends)):
             return None
         return {case: tuple(Finding(*pair) for pair in pairs) for case, pairs in stored["findings"].items()}
 

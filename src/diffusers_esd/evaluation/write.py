@@ -34,7 +34,8 @@ def write_report(report: Report, suite: Suite, folder: Folder, erasures: Sequenc
         erasures: Whose trainings are shown.
     """
     shown = samples(suite.everything)
-    explicit = is_explicit([*(c for column in report.columns for c in column.erases), *(p.text for p in shown)])
+    concepts = [*(c for column in report.columns for c in column.erases), *(p.concept for p in suite.everything)]
+    explicit = is_explicit([*concepts, *(p.text for p in shown)])
     pictures = {} if explicit else pictures_of(report, shown, folder)
     write_text(folder.path / REPORT_NAME, json.dumps(report.to_dict(), indent=1) + "\n")
     write_text(folder.path / "report.md", markdown(report))
