@@ -87,9 +87,17 @@ class Folder:
         return [case for case in cases if not (folder / f"{case}.png").is_file()]
 
     def write_image(self, method: str, case: str, image: Image.Image) -> None:
-        """Write an image, whole or not at all."""
-        with whole(self.images(method) / f"{case}.png") as temporary:
-            image.convert("RGB").save(temporary, format="PNG")
+        """Write an image, whole or not at all.
+
+        Raises:
+            OSError: If it cannot be written, such as on a full disk.
+        """
+        file = self.images(method) / f"{case}.png"
+        try:
+            with whole(file) as temporary:
+                image.convert("RGB").save(temporary, format="PNG")
+        except OSError as error:
+            raise OSError(error.errno, f"{file} cannot be written ({error.strerror}); what was drawn stays.") from error
 
     def read_image(self, method: str, case: str) -> Image.Image | None:
         """An image, RGB; `None` if its file is damaged."""
