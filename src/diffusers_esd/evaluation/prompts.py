@@ -127,7 +127,9 @@ class PromptSet:
         return {**facts, "prompts": len(self.prompts), "digest": self.digest()}
 
 
-def repeated(prompts: Sequence[tuple[str, Mapping[str, Any]]], seeds: int, *, first_seed: int, prefix: str) -> list[Prompt]:
+def repeated(
+    prompts: Sequence[tuple[str, Mapping[str, Any]]], seeds: int, *, first_seed: int, prefix: str
+) -> list[Prompt]:
     """Each prompt with several seeds; every image has a seed of its own.
 
     Args:
