@@ -17,7 +17,7 @@ from .page import written
 from .parts import Part, parts
 
 _SECONDS = 110
-"""Of a training, in one process of one thread: the mean of 40 on the machine that made the page in the documentation."""
+"""Of a training, in one process of one thread, on the machine that made the page of the documentation."""
 
 
 def main() -> None:
@@ -51,9 +51,7 @@ def _train(chosen: list[Part], cache: Path, processes: int) -> None:
     missing = [trained for trained in needed.values() if not trained.is_kept(cache)]
     if missing:
         minutes = len(missing) * _SECONDS / 60 / processes
-        print(
-            f"{len(missing)} of {len(needed)} erasures must be trained first, about {minutes:.0f} minutes", flush=True
-        )
+        print(f"{len(missing)} of {len(needed)} erasures are trained first: about {minutes:.0f} minutes", flush=True)
         run([(trained.name, partial(_trained, trained, cache)) for trained in missing], processes)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,24 +35,29 @@ class Trained:
     concept: str
     fields: dict[str, Any] = field(default_factory=dict)
 
-    def folder(self, cache: Path) -> Path:
+    def folder(self, cache_folder: Path) -> Path:
         """Where it is kept: the name, and a digest of concept, configuration and base weights."""
-        facts = [self.name, self.concept, ESDConfig(**self.fields).to_dict(), fingerprint(load().unet)]
+        facts = [self.name, self.concept, ESDConfig(**self.fields).to_dict(), _base()]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-        return cache / f"{self.name}-{digest[:16]}"
+        return cache_folder / f"{self.name}-{digest[:16]}"
 
-    def is_kept(self, cache: Path) -> bool:
+    def is_kept(self, cache_folder: Path) -> bool:
         """Whether it was trained before."""
-        return (self.folder(cache) / "erasure.json").is_file()
+        return (self.folder(cache_folder) / "erasure.json").is_file()
 
-    def read(self, cache: Path) -> Erasure:
+    def read(self, cache_folder: Path) -> Erasure:
         """The erasure; it is trained and saved if it was not before."""
-        folder = self.folder(cache)
-        if not self.is_kept(cache):
+        folder = self.folder(cache_folder)
+        if not self.is_kept(cache_folder):
             pipe = load()
             pipe.set_progress_bar_config(disable=True)
             ESDTrainer(pipe, **self.fields).erase(self.concept, name=self.name).save_pretrained(folder)
         return Erasure.from_pretrained(folder)
+
+
+@cache
+def _base() -> str:
+    return fingerprint(load().unet)
 
 
 def of_object(word: str, group: str = "esd-u", **changes: Any) -> Trained:

@@ -41,8 +41,8 @@ def written(parts: Sequence[Part], reports: Sequence[Report], cache: Path, outpu
 def _section(part: Part, report: Report, cache: Path, output: Path) -> Section:
     erasures: list[Erasure] = [] if part.matrix else [trained.read(cache) for trained in part.needs.values()]
     named = [replace(e, name=name) for name, e in zip(part.needs, erasures, strict=False)]
-    shown = samples(part.suite([]).everything) if part.matrix else samples(part.suite(erasures).everything)
-    pictures = {} if part.matrix else pictures_of(report, shown, Folder(output / part.slug))
+    asked = [] if part.matrix else samples(part.suite(erasures).everything)
+    shown, pictures = pictures_of(report, asked, Folder(output / part.slug))
     section = section_of(report, shown, pictures, named, title=part.title, text=part.text)
     if not part.matrix:
         return section

@@ -252,10 +252,10 @@ def parts(objects: Sequence[str] = OBJECTS) -> list[Part]:
         Part(
             "Attacks",
             (
-                "Concept Inversion learns from forty images of cats, which the base model drew, to ask for a cat again: "
-                "with one token, or with the whole conditioning. The base model is the most that an attack can reach. "
-                "Two controls say how much of its success is recovered and not taught: the same attack on images of "
-                "another object, and on negatives, which no training ever had.",
+                "Concept Inversion learns from forty images of cats, which the base model drew, to ask for a cat "
+                "again: with one token, or with the whole conditioning. The base model is the most that an attack can "
+                "reach. Two controls say how much of its success is recovered and not taught: the same attack on "
+                "images of another object, and on negatives, which no training ever had.",
                 "An erasure that is baked into the weights is as strong against an attack as the adapter: baking only "
                 "means that it cannot be removed.",
             ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -40,8 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    write_text(options.output / "tables.md", f"{text}\n")
-    print(text)
+    if os.environ.get("RANK", "0") == "0":  # the first process of a launcher
+        write_text(options.output / "tables.md", f"{text}\n")
+        print(text)
     return 0
 
 

@@ -6,11 +6,8 @@ Section 5.5 of the paper has the figures of ESD-u with eta 1, 3 and 10; the othe
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-from diffusers_esd.evaluation.suite import Suite
-from diffusers_esd.report import Report
 
 from diffusers_esd.cli.options import positive
 from diffusers_esd.evaluation.aggregates import relative_change
@@ -19,11 +16,14 @@ from diffusers_esd.evaluation.judges.nudenet import NudeNet
 from diffusers_esd.evaluation.prompt_sets import IMAGENETTE, i2p, imagenette
 from diffusers_esd.evaluation.prompts import PromptSet
 from diffusers_esd.evaluation.published import I2P
+from diffusers_esd.evaluation.suite import Suite
 
 from . import paper
-from .command import MISSING, Experiment, Training, add_experiment, judges_or, limited, notes, printed, table
+from .command import add_experiment, judges_or, limited
+from .experiment import Experiment, Measured, Training
 from .nudity import CONCEPT
 from .objects import add_classifier, classifier
+from .tables import MISSING, notes, printed, table
 
 SELF_ATTENTION = r".*\.attn1\.to_(q|k|v|out\.0)"
 """A group by a pattern: the self-attentions."""
@@ -63,32 +63,26 @@ def run(options: argparse.Namespace, judges: Sequence[Judge] | None = None) -> s
     others = limited(imagenette(options.images), options)
     prompts = PromptSet("ablation", nude.prompts + others.prompts, f"{nude.source}; {others.source}", nude.licence)
     ways = trainings()
-    report, found = Experiment(options, list(ways.values())).measured(
-        Suite("ablation", prompts, (detector, recogniser))
-    )
-    method_of = {training: method for method, training in _pairs(found)}
-    rows = [_row(report, name, eta, method_of.get(training), detector) for (name, eta), training in ways.items()]
-    rows += [
-        ["esd-u", "10", printed(paper.ETA[10.0].erased, 0), MISSING, printed(paper.ETA[10.0].interference, 0), MISSING]
-    ]
+    suite = Suite("ablation", prompts, (detector, recogniser))
+    measured = Experiment(options, list(ways.values())).measured(suite)
+    method_of = {training: method for method, training in measured.erasures.items()}
+    rows = [_row(measured, name, eta, method_of.get(training), detector) for (name, eta), training in ways.items()]
+    strongest = paper.ETA[10.0]
+    rows.append(["esd-u", "10", printed(strongest.erased, 0), MISSING, printed(strongest.interference, 0), MISSING])
     header = ["group", "eta", "nudity erased, paper", "ours", "fall of accuracy, paper", "ours"]
     full = paper.I2P_PROMPTS + 10 * 1000
     texts = ["All figures in percent: of detections on I2P, and of the base model's accuracy on Imagenette."]
-    return f"{table(header, rows)}\n\n{notes(report, options, full, texts)}"
+    return f"{table(header, rows)}\n\n{notes(measured.report, options, full, texts)}"
 
 
-def _pairs(found: Mapping[str, Training | None]) -> list[tuple[str, Training]]:
-    return [(method, training) for method, training in found.items() if training is not None]
-
-
-def _row(report: Report, name: str, eta: float, method: str | None, detector: Judge) -> list[str]:
+def _row(measured: Measured, name: str, eta: float, method: str | None, detector: Judge) -> list[str]:
     theirs = paper.ETA.get(eta) if name == "esd-u" else None
     erased = interference = None
     if method is not None:
-        base = report.methods[0]
-        nude = report.row("i2p", CONCEPT, judge=detector.name, label="detections").figures
+        base = measured.base
+        nude = measured.row("i2p", judge=detector.name, label="detections").figures
         erased = -100 * relative_change(nude[base].value, nude[method].value) if nude[base].value else None
-        kept = [_accuracy(report, m, detector) for m in (base, method)]
+        kept = [_accuracy(measured, m, detector) for m in (base, method)]
         interference = -100 * relative_change(*kept) if kept[0] else None
     return [
         name,
@@ -100,7 +94,7 @@ def _row(report: Report, name: str, eta: float, method: str | None, detector: Ju
     ]
 
 
-def _accuracy(report: Report, method: str, detector: Judge) -> float:
+def _accuracy(measured: Measured, method: str, detector: Judge) -> float:
     """Mean rate of the classes."""
-    rows = [row for row in report.rows if row.judge != detector.name and row.group in IMAGENETTE]
+    rows = [row for row in measured.report.rows if row.judge != detector.name and row.group in IMAGENETTE]
     return sum(row.figures[method].value for row in rows) / len(rows)

@@ -24,16 +24,16 @@ _HEAD = 64  # width of an attention head
 FILES = {
     "style": Weights(
         file="style50.pth",
-        publisher="UnlearnCanvas: cls_model of https://huggingface.co/NormalUhr/UnlearnCanvas-ckpts, or the Google Drive "
-        "of https://github.com/OPTML-Group/UnlearnCanvas",
+        publisher="UnlearnCanvas: cls_model of https://huggingface.co/NormalUhr/UnlearnCanvas-ckpts, or in the Google "
+        "Drive of https://github.com/OPTML-Group/UnlearnCanvas",
         licence="MIT, as the repository's badge says",
-        argument="style weights",
+        argument="--style-weights",
     ),
     "subject": Weights(
         file="style50_cls.pth",
         publisher="UnlearnCanvas: cls_model in the Google Drive of https://github.com/OPTML-Group/UnlearnCanvas",
         licence="MIT, as the repository's badge says",
-        argument="object weights",
+        argument="--object-weights",
     ),
 }
 """The publisher's files, by the question that they answer."""

@@ -10,17 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusers_esd.evaluation.folder import Folder
-from diffusers_esd.evaluation.suite import Suite
-
 from diffusers_esd.evaluation.aggregates import harmonic_mean
+from diffusers_esd.evaluation.folder import Folder
 from diffusers_esd.evaluation.judges.base import Judge
 from diffusers_esd.evaluation.prompt_sets import celebrities
 from diffusers_esd.evaluation.prompts import PromptSet
+from diffusers_esd.evaluation.suite import Suite
 
 from . import paper
-from .command import MISSING, Experiment, Training, add_experiment, judges_or, limited, notes, printed, table
+from .command import add_experiment, judges_or, limited
+from .experiment import Experiment, Training
 from .faces import Faces
+from .tables import MISSING, notes, printed, table
 
 
 def add(commands: Any) -> None:
@@ -41,7 +42,10 @@ def run(options: argparse.Namespace, judges: Sequence[Judge] | None = None) -> s
     found = judges_or(judges, lambda: [Faces(options.detector, options.detector_python)])
     names = list(dict.fromkeys(prompt.concept for prompt in prompts if prompt.concept))
     trainings = [Training(name, "esd-x") for name in names]
-    report, _ = Experiment(options, trainings, are_together=True).measured(Suite("celebrities", prompts, found))
+    suite = Suite("celebrities", prompts, found)
+    report = Experiment(options, trainings, are_together=True).measured(suite).report
+    if isinstance(found[0], Faces):
+        found[0].close()
     folder = Folder(options.output)
     rows = [[method, *_figures(folder, method, prompts, found[0])] for method in report.methods]
     rows += [
@@ -51,8 +55,8 @@ def run(options: argparse.Namespace, judges: Sequence[Judge] | None = None) -> s
         if number == len(names)
     ]
     texts = [
-        "Accuracy is of the images in which a face is found, as MACE counts it. H is the harmonic mean of 100 - accuracy "
-        "of the erased, and accuracy of the others.",
+        "Accuracy is of the images in which a face is found, as MACE counts it. H is the harmonic mean of 100 minus "
+        "the accuracy of the erased, and the accuracy of the others.",
         "The printed values are SPEED's, of other methods; ESD is not among them.",
     ]
     header = ["", "erased, accuracy", "others, accuracy", "H", "images without a face"]

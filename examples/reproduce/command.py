@@ -1,70 +1,19 @@
-"""What the experiments share: options, the erasures, the evaluation, and how figures are printed."""
+"""What the commands share: their options, and what those mean for prompts and judges."""
 
 from __future__ import annotations
 
 import argparse
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusers_esd.evaluation.evaluate import evaluate
-from diffusers_esd.evaluation.suite import Suite
-from diffusers_esd.report import Estimate, Report
-
-from diffusers_esd import Erasure, ESDConfig, ESDTrainer, RunConfig
-from diffusers_esd.cli.fields import read_fields
-from diffusers_esd.cli.model import add_model, load_pipeline
-from diffusers_esd.cli.options import SOURCE, add_command, checked, positive, read_erasures, with_scale
+from diffusers_esd.cli.model import add_model
+from diffusers_esd.cli.options import SOURCE, add_command, checked, positive, with_scale
 from diffusers_esd.evaluation.judges.base import Judge
-from diffusers_esd.evaluation.methods import Erased
 from diffusers_esd.evaluation.prompt_sets import first_of_each
 from diffusers_esd.evaluation.prompts import PromptSet
-from diffusers_esd.names import default_name
-from diffusers_esd.stacks.sources import check_base
-from diffusers_esd.storage import is_finished
 
-MISSING = "-"
-"""What a table shows where nothing was measured."""
-
-
-@dataclass(frozen=True)
-class Training:
-    """An erasure of the paper.
-
-    Attributes:
-        concept: What is erased.
-        group: Which layers train.
-        fields: Fields of `ESDConfig` that are not the paper's default, such as `eta`.
-        mark: What its name has at the end, if the concept is erased in several ways.
-        also: Other names of the concept.
-    """
-
-    concept: str
-    group: str
-    fields: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    mark: str = ""
-    also: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """Name of its adapter and folder."""
-        return "-".join(filter(None, [default_name([self.concept]), self.mark]))
-
-    def config(self, changes: Mapping[str, Any]) -> ESDConfig:
-        """The paper's plain training. The paper trains the weights themselves; a LoRA needs our larger learning rate."""
-        return ESDConfig.paper(self.group, **{**self.fields, **changes})
-
-    def fits(self, erasure: Erasure) -> bool:
-        """Whether an erasure is of this concept; with a mark, also of this group and with these fields."""
-        names = {plain(name) for name in (self.concept, *self.also)}
-        if not names & set(map(plain, erasure.provenance.concepts)):
-            return False
-        config = erasure.config
-        settings = {"group": self.group, **self.fields}
-        return not self.mark or (config is not None and all(getattr(config, k) == v for k, v in settings.items()))
+from .experiment import BASELINES
 
 
 def add_experiment(commands: Any, name: str, run: Callable[..., str], text: str) -> Any:
@@ -87,8 +36,10 @@ def add_experiment(commands: Any, name: str, run: Callable[..., str], text: str)
     parser.add_argument(
         "--train", action="store_true", help="train what no --erasure erases, with the paper's settings"
     )
-    text = "file with fields of ESDConfig that --train changes, .yaml or .json (default: none)"
+    text = "file with fields of ESDConfig and RunConfig that --train changes, .yaml or .json (default: none)"
     parser.add_argument("--config", type=Path, metavar="FILE", help=text)
+    text = "the concept as negative prompt, or as Safe Latent Diffusion's text; may be repeated (default: none)"
+    parser.add_argument("--baseline", action="append", default=[], choices=tuple(BASELINES), help=text)
     text = "only the first prompts of each group: a trial, whose figures do not compare with the paper's (default: all)"
     parser.add_argument("--limit", type=positive, metavar="N", help=text)
     parser.add_argument("--steps", type=positive, help="denoising steps (default: the pipeline's)")
@@ -97,12 +48,6 @@ def add_experiment(commands: Any, name: str, run: Callable[..., str], text: str)
     text = "download weights of judges and data sets from their publishers"
     parser.add_argument("--allow-download", action="store_true", help=text)
     return parser
-
-
-def plain(name: str) -> str:
-    """What two spellings of a concept share: no case, no article, no punctuation."""
-    words = re.sub(r"[^\w]+", " ", name.casefold()).split()
-    return " ".join(words[1:] if len(words) > 1 and words[0] in ("a", "an", "the") else words)
 
 
 def limited(prompts: PromptSet, options: argparse.Namespace) -> PromptSet:
@@ -118,126 +63,6 @@ def device_of(options: argparse.Namespace) -> str:
     return given if given.startswith("cuda") else "cpu"
 
 
-@dataclass
-class Experiment:
-    """A suite, and the erasures that are evaluated.
-
-    Args:
-        options: Of the command.
-        trainings: The paper's erasures.
-        are_together: Whether all are one method, active together; otherwise each is a method of its own.
-    """
-
-    options: argparse.Namespace
-    trainings: Sequence[Training]
-    are_together: bool = False
-    given: list[tuple[Erasure, float]] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.changes = {} if self.options.config is None else read_fields(self.options.config)
-        for training in self.trainings:
-            training.config(self.changes)  # for its errors
-        self.given = list(read_erasures(self.options.erasure).items())
-
-    def measured(self, suite: Suite, *, keep_images: bool = False) -> tuple[Report, dict[str, Training | None]]:
-        """The report, and which erasure of the paper each method is.
-
-        Erasures that were given come first. One that is none of the paper's is a method too.
-
-        Args:
-            suite: What is asked.
-            keep_images: Keep the images even with `--no-images`.
-        """
-        pipe = load_pipeline(self.options)
-        for erasure, _ in self.given:
-            check_base(erasure, pipe)
-        parts = [*self.given, *((erasure, 1.0) for erasure in self._trained(pipe))]
-        alone = [Erased(erasure.name, [(erasure, scale)]) for erasure, scale in parts]
-        report = evaluate(
-            pipe,
-            suite=suite,
-            output_dir=self.options.output,
-            methods=[Erased("all together", parts)] if parts and self.are_together else alone,
-            options={} if self.options.steps is None else {"num_inference_steps": self.options.steps},
-            batch_size=self.options.batch_size,
-            keep_images=keep_images or not self.options.no_images,
-        )
-        found = {e.name: next((t for t in self.trainings if t.fits(e)), None) for e, _ in parts}
-        return report, found
-
-    def _trained(self, pipe: Any) -> list[Erasure]:
-        """The paper's erasures that were not given, trained or read from where they were trained."""
-        if not self.options.train:
-            return []
-        missing = [t for t in self.trainings if not any(t.fits(erasure) for erasure, _ in self.given)]
-        return [self._of(pipe, training) for training in missing]
-
-    def _of(self, pipe: Any, training: Training) -> Erasure:
-        folder = self.options.output / "erasures" / training.name
-        config = training.config(self.changes)
-        if is_finished(folder):
-            erasure = Erasure.from_pretrained(folder)
-            if erasure.config != config:
-                raise ValueError(f"{folder} was trained with other settings; give another --output, or delete it.")
-            return erasure
-        run = RunConfig(output_dir=self.options.output / "training", resume="latest")
-        erasure = ESDTrainer(pipe, config, run=run).erase(training.concept, name=training.name)
-        erasure.remove(pipe)
-        if not erasure.provenance.complete:
-            raise KeyboardInterrupt
-        erasure.save_pretrained(folder)
-        return erasure
-
-
 def judges_or(judges: Sequence[Judge] | None, make: Callable[[], Sequence[Judge]]) -> tuple[Judge, ...]:
     """The judges that were passed, or the experiment's own."""
     return tuple(make() if judges is None else judges)
-
-
-# Tables.
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def percent(estimate: Estimate | None) -> str:
-    """A rate in percent, with its interval."""
-    return _shown(estimate, lambda value: f"{100 * value:.1f}")
-
-
-def number(estimate: Estimate | None, digits: int = 0) -> str:
-    """A number, with its interval."""
-    return _shown(estimate, partial(_rounded, digits))
-
-
-def printed(value: float | None, digits: int = 1) -> str:
-    """A number of the paper."""
-    return MISSING if value is None else _rounded(digits, value)
-
-
-def _rounded(digits: int, value: float) -> str:
-    return f"{value:.{digits}f}"
-
-
-def _shown(estimate: Estimate | None, show: Callable[[float], str]) -> str:
-    if estimate is None:
-        return MISSING
-    has_interval = estimate.low is not None and estimate.high is not None
-    return show(estimate.value) + (f" ({show(estimate.low)} to {show(estimate.high)})" if has_interval else "")
-
-
-def notes(report: Report, options: argparse.Namespace, full: int, texts: Sequence[str] = ()) -> str:
-    """What a reader of the tables must know."""
-    judged = report.prompts["prompts"]
-    facts = [f"{judged} images of each method." + ("" if judged == full else f" The paper has {full}.")]
-    facts += [f"{name}: {_record(record)}" for name, record in report.judges.items()]
-    facts += [*report.notes, *texts, f"Report: {options.output / 'report.json'}"]
-    return "\n".join(f"- {fact}" for fact in facts)
-
-
-def _record(record: Mapping[str, Any]) -> str:
-    """The short values of a judge's record."""
-    return ", ".join(f"{key} {value}" for key, value in record.items() if isinstance(value, str | int | float))

@@ -1,8 +1,8 @@
 """GIPHY's celebrity detector, the judge of MACE's protocol, in a Python of its own.
 
 The detector (https://github.com/Giphy/celeb-detection-oss, MPL-2.0) needs Python 3.6 and TensorFlow 1, which cannot be
-beside this package. So it runs in another process: `faces_worker.py` reads the paths of images and writes what it found,
-a line each.
+beside this package. So it runs in another process: `faces_worker.py` reads the paths of images and writes what it
+found, a line each.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _WEIGHTS = Path("examples", "resources", "face_recognition", "best_model_states.
 
 
 class Faces(Judge):
-    """Whose face is in an image: the most probable of about 2,300 names, in lower case. Without a face it finds nothing.
+    """Whose face is in an image: the most probable of about 2,300 names, in lower case; nothing if there is no face.
 
     Args:
         detector: A clone of the detector's repository, with the weights that MACE's `metrics/README.md` links to.
@@ -43,8 +43,8 @@ class Faces(Judge):
             given = "is not given" if detector is None or python is None else f"has no file {_WEIGHTS}: {detector}"
             raise MissingWeightsError(
                 f"The celebrity detector {given}. Clone {PUBLISHER}, install it in an environment of its own as "
-                "https://github.com/Shilin-LU/MACE/tree/main/metrics says, put the weights from there into it, and give "
-                "its folder as --detector and that environment's Python as --detector-python."
+                "https://github.com/Shilin-LU/MACE/tree/main/metrics says, put the weights from there into it, and "
+                "give its folder as --detector and that environment's Python as --detector-python."
             )
         self._detector, self._python = detector.resolve(), python
         self._weights = sha256(detector / _WEIGHTS)
@@ -74,8 +74,8 @@ class Faces(Judge):
         """What the detector finds in a file."""
         if self._process is None:
             command = [str(self._python), str(Path(__file__).with_name("faces_worker.py"))]
-            streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-            self._process = subprocess.Popen(command, cwd=self._detector / "examples", text=True, bufsize=1, **streams)
+            pipe, folder = subprocess.PIPE, self._detector / "examples"
+            self._process = subprocess.Popen(command, cwd=folder, text=True, bufsize=1, stdin=pipe, stdout=pipe)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:

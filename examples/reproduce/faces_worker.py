@@ -11,7 +11,7 @@ RESOURCES = "resources"
 SIDE, MARGIN, TOP = 224, 0.2, 5
 
 
-def main():
+def main() -> None:
     """Answer until there are no more lines."""
     os.environ.setdefault("APP_RECOGNITION_WEIGHTS_FILE", "face_recognition/best_model_states.pkl")
     answers, sys.stdout = sys.stdout, sys.stderr  # what the packages print is not an answer

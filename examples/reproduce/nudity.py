@@ -6,17 +6,17 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, get_args
 
-from diffusers_esd.evaluation.suite import Suite
-from diffusers_esd.report import Report
-
 from diffusers_esd.evaluation.aggregates import relative_change
 from diffusers_esd.evaluation.judges.base import Judge
 from diffusers_esd.evaluation.judges.nudenet import FIG_7, ChannelOrder, Count, NudeNet, PresetName
 from diffusers_esd.evaluation.prompt_sets import i2p
 from diffusers_esd.evaluation.published import I2P
+from diffusers_esd.evaluation.suite import Suite
 
 from . import paper
-from .command import MISSING, Experiment, Training, add_experiment, judges_or, limited, notes, number, percent, table
+from .command import add_experiment, judges_or, limited
+from .experiment import Experiment, Measured, Training
+from .tables import MISSING, notes, number, percent, table
 
 CONCEPT = "nudity"
 
@@ -38,13 +38,12 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace, judges: Sequence[Judge] | None = None) -> str:
     """Evaluate, and return the table."""
-    found = judges_or(
-        judges, lambda: [NudeNet(options.preset, count=options.count, channel_order=options.channel_order)]
-    )
+    own = {"count": options.count, "channel_order": options.channel_order}
+    found = judges_or(judges, lambda: [NudeNet(options.preset, **own)])
     prompts = i2p(options.prompts, category=options.category, allow_download=options.allow_download)
     suite = Suite("nudity", limited(prompts, options), found, groups={"i2p": "The prompts of I2P."})
-    report, _ = Experiment(options, [Training(CONCEPT, "esd-u")]).measured(suite)
-    return f"{_table(report, found[0])}\n\n{notes(report, options, paper.I2P_PROMPTS, _TEXTS)}"
+    measured = Experiment(options, [Training(CONCEPT, "esd-u")]).measured(suite)
+    return f"{_table(measured, found[0])}\n\n{notes(measured.report, options, paper.I2P_PROMPTS, _TEXTS)}"
 
 
 _TEXTS = (
@@ -54,29 +53,19 @@ _TEXTS = (
 )
 
 
-def _table(report: Report, judge: Judge) -> str:
+def _table(measured: Measured, judge: Judge) -> str:
     """A row for each class, and their sum."""
-    header = ["", *(f"{name}, paper" for name in paper.NUDITY), *report.methods]
+    header = ["", *(f"{name}, paper" for name in paper.NUDITY), *measured.report.methods]
     rows = [
-        [FIG_7.get(label, label), *_of_class(label), *_ours(report, judge, label)]
+        [FIG_7.get(label, label), *_of_class(label), *_ours(measured, judge, label)]
         for label in dict.fromkeys([*paper.NUDITY_SD, *judge.classes])
     ]
-    rows.append(["all detections", *map(str, paper.NUDITY.values()), *_ours(report, judge, "detections")])
-    rows.append(
-        [
-            "change in percent",
-            *(_change(paper.NUDITY["SD 1.4"], n) for n in paper.NUDITY.values()),
-            *_changes(report, judge),
-        ]
-    )
-    images = report.row("i2p", CONCEPT, judge=judge.name, label="images with any").figures
-    rows.append(
-        [
-            "images with any, in percent",
-            *[MISSING] * len(paper.NUDITY),
-            *(percent(images.get(m)) for m in report.methods),
-        ]
-    )
+    rows.append(["all detections", *map(str, paper.NUDITY.values()), *_ours(measured, judge, "detections")])
+    theirs = [_change(paper.NUDITY["SD 1.4"], total) for total in paper.NUDITY.values()]
+    rows.append(["change in percent", *theirs, *_changes(measured, judge)])
+    images = measured.row("i2p", judge=judge.name, label="images with any").figures
+    ours = [percent(images.get(method)) for method in measured.report.methods]
+    rows.append(["images with any, in percent", *[MISSING] * len(paper.NUDITY), *ours])
     return table(header, rows)
 
 
@@ -84,16 +73,16 @@ def _of_class(label: str) -> list[str]:
     return [str(paper.NUDITY_SD.get(label, MISSING)), *[MISSING] * (len(paper.NUDITY) - 1)]
 
 
-def _ours(report: Report, judge: Judge, label: str) -> list[str]:
+def _ours(measured: Measured, judge: Judge, label: str) -> list[str]:
     if label not in (*judge.classes, "detections"):
-        return [MISSING] * len(report.methods)
-    row = report.row("i2p", CONCEPT, judge=judge.name, label=label)
-    return [number(row.figures.get(method)) for method in report.methods]
+        return [MISSING] * len(measured.report.methods)
+    row = measured.row("i2p", judge=judge.name, label=label)
+    return [number(row.figures.get(method)) for method in measured.report.methods]
 
 
-def _changes(report: Report, judge: Judge) -> list[str]:
-    figures = report.row("i2p", CONCEPT, judge=judge.name, label="detections").figures
-    return [_change(figures[report.methods[0]].value, figures[method].value) for method in report.methods]
+def _changes(measured: Measured, judge: Judge) -> list[str]:
+    figures = measured.row("i2p", judge=judge.name, label="detections").figures
+    return [_change(figures[measured.base].value, figures[method].value) for method in measured.report.methods]
 
 
 def _change(base: float, value: float) -> str:

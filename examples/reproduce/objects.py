@@ -7,27 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusers_esd.evaluation.suite import Suite
-from diffusers_esd.report import Report
-
 from diffusers_esd.cli.options import positive
 from diffusers_esd.evaluation.judges.base import Judge
 from diffusers_esd.evaluation.judges.imagenet import EfficientNetLite0, ResNet50
 from diffusers_esd.evaluation.prompt_sets import IMAGENETTE, imagenette
+from diffusers_esd.evaluation.suite import Suite
 
 from . import paper
-from .command import (
-    Experiment,
-    Training,
-    add_experiment,
-    device_of,
-    judges_or,
-    limited,
-    notes,
-    percent,
-    printed,
-    table,
-)
+from .command import add_experiment, device_of, judges_or, limited
+from .experiment import Experiment, Measured, Training
+from .tables import notes, percent, printed, table
 
 
 def add(commands: Any) -> None:
@@ -58,29 +47,21 @@ def run(options: argparse.Namespace, judges: Sequence[Judge] | None = None) -> s
     """Evaluate, and return the tables."""
     found = judges_or(judges, lambda: [classifier(options)])
     suite = Suite("objects", limited(imagenette(options.images), options), found)
-    report, trainings = Experiment(options, [Training(name, "esd-u") for name in IMAGENETTE]).measured(suite)
-    erasing = {training.concept: method for method, training in trainings.items() if training is not None}
-    texts = (
-        [f"No erasure of: {', '.join(missing)}."] if (missing := [n for n in IMAGENETTE if n not in erasing]) else []
-    )
-    return "\n\n".join(
-        [
-            table_2(report, erasing),
-            "Rate of each class in percent:",
-            matrix(report),
-            notes(report, options, 5000, texts),
-        ]
-    )
+    measured = Experiment(options, [Training(name, "esd-u") for name in IMAGENETTE]).measured(suite)
+    erasing = {training.concept: method for method, training in measured.erasures.items()}
+    missing = [name for name in IMAGENETTE if name not in erasing]
+    facts = notes(measured.report, options, 5000, [f"No erasure of: {', '.join(missing)}."] if missing else [])
+    return "\n\n".join([table_2(measured, erasing), "Rate of each class in percent:", matrix(measured), facts])
 
 
-def table_2(report: Report, erasing: Mapping[str, str]) -> str:
+def table_2(measured: Measured, erasing: Mapping[str, str]) -> str:
     """The paper's table, the paper's figures beside ours.
 
     Args:
-        report: The report.
+        measured: What was found.
         erasing: The method that erases a class, for each class that was erased.
     """
-    base = report.methods[0]
+    base = measured.base
     header = ["erased class"]
     header += [
         f"{who}: {what}"
@@ -90,36 +71,36 @@ def table_2(report: Report, erasing: Mapping[str, str]) -> str:
     rows, ours = [], []
     for name in IMAGENETTE:
         theirs, method = paper.OBJECTS[name], erasing.get(name)
-        own = [of_class(report, base, name), of_class(report, method, name)]
-        others = [of_others(report, base, name), of_others(report, method, name)]
+        own = [of_class(measured, base, name), of_class(measured, method, name)]
+        others = [of_others(measured, base, name), of_others(measured, method, name)]
         ours.append([own[0], own[1], others[0], others[1]])
         rows.append([name, *_beside(theirs, ours[-1])])
-    measured = [row for row in ours if None not in row]
-    average = [sum(column) / len(measured) for column in zip(*measured, strict=True)] if measured else [None] * 4
-    label = "average" if len(measured) in (0, len(rows)) else f"average, ours of {len(measured)}"
+    whole = [row for row in ours if None not in row]
+    average = [sum(column) / len(whole) for column in zip(*whole, strict=True)] if whole else [None] * 4
+    label = "average" if len(whole) in (0, len(rows)) else f"average, ours of {len(whole)}"
     rows.append([label, *_beside(paper.OBJECTS_AVERAGE, average)])
     return table(header, rows)
 
 
 def _beside(theirs: paper.Object, ours: Sequence[float | None]) -> list[str]:
-    pairs = zip(theirs, ours, strict=True)
-    return [text for theirs_, ours_ in pairs for text in (printed(theirs_), printed(ours_))]
+    return [text for pair in zip(theirs, ours, strict=True) for text in map(printed, pair)]
 
 
-def of_class(report: Report, method: str | None, name: str) -> float | None:
+def of_class(measured: Measured, method: str | None, name: str) -> float | None:
     """Rate of a class in percent; `None` if there is no such method."""
-    return None if method is None else 100 * report.row(name, name).figures[method].value
+    return None if method is None else 100 * measured.row(name).figures[method].value
 
 
-def of_others(report: Report, method: str | None, name: str) -> float | None:
+def of_others(measured: Measured, method: str | None, name: str) -> float | None:
     """Mean rate of the other nine classes in percent."""
     if method is None:
         return None
-    rates = [100 * report.row(other, other).figures[method].value for other in IMAGENETTE if other != name]
+    rates = [100 * measured.row(other).figures[method].value for other in IMAGENETTE if other != name]
     return sum(rates) / len(rates)
 
 
-def matrix(report: Report) -> str:
+def matrix(measured: Measured) -> str:
     """The rate of each class under each method, in percent, with its interval."""
-    rows = [[method, *(percent(report.row(n, n).figures.get(method)) for n in IMAGENETTE)] for method in report.methods]
+    figures = [measured.row(name).figures for name in IMAGENETTE]
+    rows = [[method, *(percent(rates.get(method)) for rates in figures)] for method in measured.report.methods]
     return table(["", *IMAGENETTE], rows)

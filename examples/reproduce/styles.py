@@ -11,17 +11,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusers_esd.evaluation.suite import Suite
-from diffusers_esd.report import Report
-
 from diffusers_esd.cli.options import positive
 from diffusers_esd.evaluation.judges.base import Judge
 from diffusers_esd.evaluation.prompt_sets import artists, generic_artists
 from diffusers_esd.evaluation.published import ARTISTS
+from diffusers_esd.evaluation.suite import Suite
 
 from . import paper
-from .command import MISSING, Experiment, Training, add_experiment, judges_or, limited, notes, number, printed, table
+from .command import add_experiment, judges_or, limited
+from .experiment import Experiment, Measured, Training
 from .perceptual import add_perceptual, perceptual
+from .tables import MISSING, notes, number, printed, table
 
 
 def add(commands: Any) -> None:
@@ -43,28 +43,22 @@ def run(options: argparse.Namespace, judges: Sequence[Judge] | None = None) -> s
     else:
         prompts = generic_artists(options.prompts).where(lambda prompt: prompt.group in ARTISTS)
     suite = Suite("styles", limited(prompts, options), found)
-    report, trainings = Experiment(options, [Training(name, "esd-x") for name in ARTISTS]).measured(suite)
-    groups = list(dict.fromkeys(row.group for row in report.rows))
-    of = {method: training.concept for method, training in trainings.items() if training is not None}
-    return "\n\n".join(
-        [
-            *(
-                f"{judge.name}, mean of each artist's prompts:\n\n{_table(report, judge, groups, of)}"
-                for judge in found
-            ),
-            f"People in the paper (Figure 6):\n\n{_ratings()}",
-            notes(
-                report, options, 800, ["The people's ratings are another measure: only their order can be compared."]
-            ),
-        ]
-    )
+    measured = Experiment(options, [Training(name, "esd-x") for name in ARTISTS]).measured(suite)
+    groups = list(dict.fromkeys(row.group for row in measured.report.rows))
+    of = {method: t.concept for method, t in {**measured.erasures, **measured.baselines}.items()}
+    titled = [
+        f"{judge.name}, mean of each artist's prompts:\n\n{_table(measured, judge, groups, of)}" for judge in found
+    ]
+    texts = ["The people's ratings are another measure: only their order can be compared."]
+    facts = notes(measured.report, options, 800, texts)
+    return "\n\n".join([*titled, f"People in the paper (Figure 6):\n\n{_ratings()}", facts])
 
 
-def _table(report: Report, judge: Judge, groups: Sequence[str], of: Mapping[str, str]) -> str:
+def _table(measured: Measured, judge: Judge, groups: Sequence[str], of: Mapping[str, str]) -> str:
     """A row for each method, with the means of the erased artist and of the others."""
     rows = []
-    for method in report.methods[1:]:
-        figures = {group: report.row(group, group, judge=judge.name).figures.get(method) for group in groups}
+    for method in measured.report.methods[1:]:
+        figures = {group: measured.row(group, judge=judge.name).figures.get(method) for group in groups}
         others = [f.value for group, f in figures.items() if f is not None and group != of.get(method)]
         own = figures.get(of.get(method, ""))
         rows.append([

@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from diffusers_esd.evaluation.folder import Folder
-from diffusers_esd.evaluation.suite import Suite
-
 from diffusers_esd.evaluation.judges.base import Judge
 from diffusers_esd.evaluation.prompt_sets import CANVAS_OBJECTS, CANVAS_STYLES, unlearncanvas
 from diffusers_esd.evaluation.prompts import PromptSet
+from diffusers_esd.evaluation.suite import Suite
 from diffusers_esd.evaluation.unlearn_canvas import Seen, ua_ira_cra
 
 from . import paper
 from .canvas import CanvasJudge
-from .command import Experiment, Training, add_experiment, device_of, judges_or, notes, printed, table
+from .command import add_experiment, device_of, judges_or
+from .experiment import Experiment, Training
+from .tables import notes, printed, table
 
 STYLES = tuple(style for style in CANVAS_STYLES if style != "Seed Images")
 
@@ -45,19 +46,18 @@ def run(options: argparse.Namespace, judges: Sequence[Judge] | None = None) -> s
     """Evaluate, and return the table.
 
     Args:
-        options: Of the command; `--limit` takes that many styles and objects, the targets first.
+        options: Of the command; `--limit` takes that many styles and objects besides the targets.
         judges: One of styles and one of objects (question `"subject"`), instead of the publisher's.
     """
     found = judges_or(judges, lambda: _publishers(options))
     targets = {training_of(target): target for target in options.target or (*STYLES, *CANVAS_OBJECTS)}
-    prompts = _prompts(options.limit, list(targets.values()))
+    prompts = unlearncanvas() if options.limit is None else _some(options.limit, options.target or ())
     guidance = {"guidance_scale": 9.0, "num_inference_steps": 100}
     suite = Suite("unlearncanvas", prompts, found, options=guidance)
-    report, trainings = Experiment(options, list(targets)).measured(suite)
-    unlearned = {method: targets[training] for method, training in trainings.items() if training is not None}
-    seen = {
-        method: _seen(Folder(options.output), method, target, prompts, found) for method, target in unlearned.items()
-    }
+    measured = Experiment(options, list(targets)).measured(suite)
+    unlearned = {method: targets[t] for method, t in {**measured.erasures, **measured.baselines}.items()}
+    folder = Folder(options.output)
+    seen = {method: _seen(folder, method, target, prompts, found) for method, target in unlearned.items()}
     rows = [[target, *_percents(ua_ira_cra(seen[method]))] for method, target in unlearned.items()]
     for kind, names in (("style", STYLES), ("object", CANVAS_OBJECTS)):
         images = [image for method, target in unlearned.items() if target in names for image in seen[method]]
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace, judges: Sequence[Judge] | None = None) -> s
         "The publisher draws all images of a seed from one generator; here each has its own, of that seed.",
         "FID, time and memory of UnlearnCanvas are not measured.",
     ]
-    return f"{table(['unlearned', 'UA', 'IRA', 'CRA'], rows)}\n\n{notes(report, options, 5100, texts)}"
+    return f"{table(['unlearned', 'UA', 'IRA', 'CRA'], rows)}\n\n{notes(measured.report, options, 5100, texts)}"
 
 
 def _publishers(options: argparse.Namespace) -> list[Judge]:
@@ -79,14 +79,14 @@ def _publishers(options: argparse.Namespace) -> list[Judge]:
     ]
 
 
-def _prompts(limit: int | None, targets: Sequence[str]) -> PromptSet:
-    """All prompts, or those of the first styles and objects, the targets before the others."""
-    if limit is None:
-        return unlearncanvas()
-    chosen = [
-        sorted(names, key=lambda name: name not in targets)[: limit + 1] for names in (CANVAS_STYLES, CANVAS_OBJECTS)
-    ]
-    return unlearncanvas(*chosen)
+def _some(limit: int, targets: Sequence[str]) -> PromptSet:
+    """The targets, and the first other styles and objects."""
+
+    def chosen(names: Sequence[str]) -> list[str]:
+        others = [name for name in names if name not in targets]
+        return [name for name in names if name in targets] + others[:limit]
+
+    return unlearncanvas(chosen(CANVAS_STYLES), chosen(CANVAS_OBJECTS))
 
 
 def _seen(folder: Folder, method: str, target: str, prompts: PromptSet, judges: Sequence[Judge]) -> list[Seen]:

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 from controls import must_fail
 
+from diffusers_esd.evaluation.judges.imagenet import IMAGENETTE as NUMBERS
 from diffusers_esd.evaluation.prompt_sets import (
     ARTISTS,
     ARTWORK,
@@ -30,6 +31,7 @@ def check_own_seeds(prompts: PromptSet) -> None:
 def test_imagenette_is_the_papers_table() -> None:
     prompts = imagenette()
     assert Counter(prompt.group for prompt in prompts) == dict.fromkeys(IMAGENETTE, 500)
+    assert set(IMAGENETTE) == set(NUMBERS)
     assert all(prompt.text == f"an image of a {prompt.concept}" for prompt in prompts)
     assert all(prompt.labels == {"subject": prompt.group} and prompt.concept == prompt.group for prompt in prompts)
     check_own_seeds(prompts)

@@ -10,13 +10,16 @@ import pytest
 from diffusers_esd.evaluation.prompts import PromptSet
 from diffusers_esd.evaluation.published import celebrities, coco, generic_artists, i2p
 
-I2P_OF_THE_AUTHORS = """,prompt,categories,hard,inappropriate_percentage,nudity_percentage,q16_percentage,sd_safety_percentage,prompt_toxicity,lexica_url,evaluation_seed,evaluation_guidance,sd_image_width,sd_image_height,sd_model,case_number
+_PERCENTAGES = "inappropriate_percentage,nudity_percentage,q16_percentage,sd_safety_percentage,prompt_toxicity"
+_SIZE = "sd_image_width,sd_image_height,sd_model"
+_OF_ROWS = "evaluation_seed,evaluation_guidance"
+I2P_OF_THE_AUTHORS = f""",prompt,categories,hard,{_PERCENTAGES},lexica_url,{_OF_ROWS},{_SIZE},case_number
 0,a red house,"hate, violence",0,10.0,0.0,1.0,1.0,0.1,https://x,4294967294,7.0,512,512,sd,0
 1,a blue house,sexual,0,10.0,60.0,1.0,1.0,0.1,https://x,77,12.5,512,768,sd,1
 2,,"sexual, shocking",0,10.0,50.0,1.0,1.0,0.1,https://x,78,7.0,512,512,sd,2
 3,a red house,shocking,0,10.0,0.5,1.0,1.0,0.1,https://x,79,7.0,512,512,sd,3
 """
-I2P_OF_THE_HUB = """prompt,categories,hard,inappropriate_percentage,nudity_percentage,q16_percentage,sd_safety_percentage,prompt_toxicity,lexica_url,sd_seed,sd_guidance_scale,sd_image_width,sd_image_height,sd_model
+I2P_OF_THE_HUB = f"""prompt,categories,hard,{_PERCENTAGES},lexica_url,sd_seed,sd_guidance_scale,{_SIZE}
 a red house,sexual,0,10.0,0.0,1.0,1.0,0.1,https://x,4294967294,7,512,512,sd
 """
 COCO = """image_id,source,prompt,evaluation_seed

@@ -210,7 +210,7 @@ def test_pipelines_are_called_and_denoisers_looked_up_in_one_place() -> None:
         (".tmp", {"files"}),
         ("torch.randn(", {"streams"}),
         (".encode(batch)", {"training.encoding"}),
-        (".images[0]", {"pictures.draw"}),
+        ("output.images", {"pictures.draw"}),
     ):
         found = {name for name, path in MODULES.items() if needle in path.read_text(encoding="utf-8")}
         assert found == home, needle

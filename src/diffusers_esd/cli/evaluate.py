@@ -64,12 +64,21 @@ def _add_drawing(group: Any) -> None:
     text = "images in one call of the pipeline (default: %(default)s)"
     group.add_argument("--batch-size", type=positive, default=8, help=text)
     text = "damaged image files per method that are left out; more are an error (default: %(default)s)"
-    group.add_argument("--tolerate-damaged", type=int, default=0, metavar="N", help=text)
+    group.add_argument("--tolerate-damaged", type=_count, default=0, metavar="N", help=text)
     group.add_argument("--no-images", action="store_true", help="delete the images at the end")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number, 0 or more; got {text!r}.")
+    return int(text)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     settings = _settings(options)
+    from ..evaluation.folder import Folder
+
+    Folder(options.output).check()
     erasures = read_erasures(options.erasure)
     from ..evaluation.evaluate import evaluate
     from ..evaluation.judges.named import judge_named

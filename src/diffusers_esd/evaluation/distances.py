@@ -1,16 +1,7 @@
-"""Distances between two sets of images: the Frechet distance of their features, and FID.
-
-With features of mean m and covariance S in each set (Heusel et al., arXiv:1706.08500, Eq. 6):
-
-    d = |m_1 - m_2|^2 + tr(S_1) + tr(S_2) - 2 tr((S_1 S_2)^(1/2))
-
-`S_1 S_2` has the eigenvalues of the symmetric `R S_2 R` with `R = S_1^(1/2)`, so two symmetric eigenvalue problems in
-float64 give the last term, and no general square root of a matrix is needed.
+"""Measures of two sets of images: the Frechet distance of their features, and FID.
 
 The distance is called FID only with FID's own Inception network and weights; with other features it is
-`frechet_distance[name of the features]`. Sets with fewer images than a feature has numbers have covariances without
-full rank. The formula still holds, but such a value depends on the number of images, and other programs differ from it
-in the fifth digit after the point, because they add a small number to the diagonal.
+`frechet_distance[name of the features]`. `frechet.py` has the formula.
 """
 
 from __future__ import annotations
@@ -27,6 +18,7 @@ from torch import Tensor
 
 from ..arguments import integer_from
 from .extras import import_extra, package_record
+from .frechet import Moments, frechet_distance
 from .judges.pixels import rgb, to_bytes
 from .judges.weights import Weights, load_tensors, sha256
 
@@ -57,74 +49,6 @@ class Extractor(Protocol):
     def record(self) -> dict[str, Any]:
         """Everything that the features depend on, as JSON types."""
         ...
-
-
-class Moments:
-    """Mean and covariance of features, which come in batches. Everything is summed in float64."""
-
-    def __init__(self) -> None:
-        self.n = 0
-        self._mean = self._scatter = torch.empty(0, dtype=torch.float64)
-
-    def add(self, features: Tensor) -> Moments:
-        """Add a batch.
-
-        Args:
-            features: (N, D).
-
-        Raises:
-            ValueError: If it is not a matrix, has another number of features, or a number that is not finite.
-        """
-        if features.ndim != 2 or (self.n and features.shape[1] != len(self._mean)):
-            expected = f"(N, {len(self._mean)})" if self.n else "(N, D)"
-            raise ValueError(f"`features` must have the shape {expected}, got {tuple(features.shape)}.")
-        if not features.isfinite().all():
-            raise ValueError("`features` has numbers that are not finite.")
-        if not len(features):
-            return self
-        batch = features.detach().double().cpu()
-        mean, size = batch.mean(0), len(batch)
-        centred = batch - mean
-        scatter = centred.T @ centred
-        if self.n:
-            # Chan et al., "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979.
-            shift, total = mean - self._mean, self.n + size
-            scatter += self._scatter + torch.outer(shift, shift) * (self.n * size / total)
-            mean = self._mean + shift * (size / total)
-        self.n, self._mean, self._scatter = self.n + size, mean, scatter
-        return self
-
-    @property
-    def mean(self) -> Tensor:
-        """The mean (D,)."""
-        return self._mean
-
-    @property
-    def covariance(self) -> Tensor:
-        """The covariance (D, D), with n - 1 in the denominator.
-
-        Raises:
-            ValueError: If there are fewer than two images.
-        """
-        if self.n < 2:
-            raise ValueError(f"A covariance needs two images at least, got {self.n}.")
-        return self._scatter / (self.n - 1)
-
-
-def frechet_distance(a: Moments, b: Moments) -> float:
-    """The Frechet distance of two sets of features, 0 or more.
-
-    Raises:
-        ValueError: If a set has fewer than two images, or their numbers of features differ.
-    """
-    s_a, s_b = a.covariance, b.covariance
-    if s_a.shape != s_b.shape:
-        raise ValueError(f"The sets must have the same number of features, got {len(s_a)} and {len(s_b)}.")
-    values, vectors = torch.linalg.eigh(s_a)
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    mixed = torch.linalg.eigvalsh(root @ s_b @ root).clamp(min=0).sqrt().sum()
-    distance = (a.mean - b.mean).square().sum() + s_a.trace() + s_b.trace() - 2 * mixed
-    return max(distance.item(), 0.0)  # rounding can give a little less than 0 for equal sets
 
 
 class SetMeasure(ABC):
@@ -239,8 +163,11 @@ class _Inception:
 
     @torch.no_grad()
     def __call__(self, images: Sequence[Image]) -> Tensor:
-        # The network resizes by itself, each size in a call of its own.
-        return torch.cat([self._network(to_bytes(image)[None].to(self._device))[0] for image in rgb(images)])
+        pixels = [to_bytes(image) for image in rgb(images)]
+        # The network resizes by itself; images of several sizes need a call each.
+        one_size = len({tensor.shape for tensor in pixels}) == 1
+        batches = [torch.stack(pixels)] if one_size else [tensor[None] for tensor in pixels]
+        return torch.cat([self._network(batch.to(self._device))[0] for batch in batches])
 
 
 def _batches(images: Iterable[Image], size: int) -> Iterator[list[Image]]:

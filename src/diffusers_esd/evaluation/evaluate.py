@@ -13,6 +13,7 @@ from diffusers import DiffusionPipeline
 
 from ..arguments import integer_from
 from ..denoiser import find_denoiser
+from ..erasure import Erasure
 from ..provenance import package_versions
 from ..report import Report
 from ..report_rows import Column, Row
@@ -23,7 +24,7 @@ from .figures import Judged, rows
 from .folder import Folder, check_names
 from .images import draw_images
 from .judging import Findings, judge_images
-from .methods import Base, Erased, Method
+from .methods import Base, Erased, Method, without
 from .sets import of_sets
 from .suite import Suite
 from .suites import SuiteName, suite_named
@@ -51,7 +52,7 @@ def evaluate(
 
     Args:
         pipe: The base model's pipeline; it is left as it was found. Adapters that are active on it are part of the
-            base.
+            base, but for the erasures themselves.
         erasures: One source, a list of sources (scale 1), or a mapping of sources to scales. A source is an `Erasure`,
             its folder or file, its Hub id (`user/name` or `user/name@revision`), or a recipe. `None` means none.
         suite: `"quick"`, `"objects"`, `"styles"`, `"nudity"`, `"fidelity"`, `"attack"`, or a suite of your own.
@@ -61,36 +62,42 @@ def evaluate(
         options: Arguments of the pipeline's call, which take precedence over the suite's.
         batch_size: Images in one call of the pipeline; does not change them beyond their last bits.
         tolerate_damaged: Number of damaged image files per method that are left out; more are an error.
-        keep_images: `False` deletes the images at the end; the report then has no pictures.
+        keep_images: `False` deletes the images when the report is written.
 
     Returns:
         The report. `erasure.with_report(report)` keeps it with an erasure.
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If there is nothing to evaluate, an erasure does not fit the pipeline, two methods have the same
-            name, the folder has images of another evaluation, or images are damaged.
+        ValueError: If an erasure does not fit the pipeline, two methods have the same name, the folder has images of
+            another evaluation, or images are damaged.
         FileNotFoundError: If there is no erasure at a path or Hub id, or the weights of a judge are missing.
+        FileExistsError: If the folder contains something that is not an evaluation.
+        OSError: If a file cannot be written, such as on a full disk. The same call goes on from there.
+        RuntimeError: If a judge does not answer for every image.
         ImportError: If the package of a judge is missing.
     """
     _COUNT("tolerate_damaged", tolerate_damaged)
     _BATCH("batch_size", batch_size)
     parts = [] if erasures is None else read_all(erasures)
-    for erasure, _ in parts:
+    folder = Folder(Path(output_dir))
+    folder.check()
+    erased = [erasure for erasure, _ in parts]
+    for erasure in erased:
         check_base(erasure, pipe)
     columns = [Base(), *_columns(parts), *methods]
-    if len(columns) == 1:
-        raise ValueError("There is nothing to evaluate; give `erasures` or `methods`.")
-    chosen = suite if isinstance(suite, Suite) else suite_named(suite, pipe, [e for e, _ in parts], judges)
-    if judges is not None:
-        chosen = replace(chosen, judges=tuple(judges))
-    chosen = replace(chosen, options={**chosen.options, **(options or {})})
     check_names("methods", [method.name for method in columns])
-    check_names("judges", [judge.name for judge in chosen.judges])
-    folder = Folder(Path(output_dir))
-    processes = joined(find_denoiser(pipe)[1].device)
-    _draw(pipe, columns, chosen, folder, batch_size, processes)
-    return processes.from_main(lambda: _report(pipe, columns, chosen, folder, parts, tolerate_damaged, keep_images))
+    with without(pipe, erased):
+        chosen = suite if isinstance(suite, Suite) else suite_named(suite, pipe, erased, judges)
+        if judges is not None:
+            chosen = replace(chosen, judges=tuple(judges))
+        chosen = replace(chosen, options={**chosen.options, **(options or {})})
+        check_names("judges", [judge.name for judge in chosen.judges])
+        processes = joined(find_denoiser(pipe)[1].device)
+        _draw(pipe, columns, chosen, folder, batch_size, processes)
+        return processes.from_main(
+            lambda: _report(pipe, columns, chosen, folder, erased, tolerate_damaged, keep_images)
+        )
 
 
 def _columns(parts: Sequence[Any]) -> list[Method]:
@@ -121,7 +128,7 @@ def _report(
     columns: Sequence[Method],
     suite: Suite,
     folder: Folder,
-    parts: Sequence[Any],
+    erasures: Sequence[Erasure],
     tolerated: int,
     keep_images: bool,
 ) -> Report:
@@ -139,7 +146,7 @@ def _report(
         created=datetime.now(UTC).date().isoformat(),
         notes=suite.notes,
     )
-    report = write_report(report, suite, folder, [erasure for erasure, _ in parts])
+    report = write_report(report, suite, folder, erasures)
     if not keep_images:
         folder.delete_images()
     return report
@@ -148,6 +155,8 @@ def _report(
 def _rows(pipe: Any, columns: Sequence[Method], suite: Suite, folder: Folder, tolerated: int) -> list[Row]:
     base, found = columns[0].name, []
     shown = not getattr(pipe, "_progress_bar_config", {}).get("disable", False)
+    images = {"prompts": suite.prompts.digest(), "options": suite.options}
+    images["attacks"] = {attack.name: attack.record() for attack in suite.attacks}
     for judge in suite.judges:
         findings: dict[str, Findings] = {
             method.name: judge_images(
@@ -156,7 +165,7 @@ def _rows(pipe: Any, columns: Sequence[Method], suite: Suite, folder: Folder, to
                 suite.everything,
                 folder,
                 base=base,
-                depends={"method": method.record(pipe), "prompts": suite.prompts.digest(), "options": suite.options},
+                depends={"method": method.record(pipe), **images},
                 tolerated=tolerated,
                 shown=shown,
             )

@@ -46,7 +46,8 @@ def rows(judged: Judged, prompts: Sequence[Prompt]) -> list[Row]:
     found: list[Row] = []
     for (group, concept), part in _grouped(prompts):
         if judge.kind == "recognises":
-            asked = [prompt for prompt in part if judge.knows(prompt.labels.get(judge.question, ""))]
+            answered = [prompt for prompt in part if judge.question in prompt.labels]
+            asked = [prompt for prompt in answered if judge.knows(prompt.labels[judge.question])]
             if asked:
                 found.append(_recognised(judged, group, concept, asked))
         elif judge.kind == "detects":

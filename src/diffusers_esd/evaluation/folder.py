@@ -16,6 +16,7 @@ import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from PIL import Image
@@ -34,6 +35,24 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    def check(self) -> None:
+        """Refuse a path where an evaluation cannot be written.
+
+        Raises:
+            FileExistsError: If it is a file, or a folder with something that is not an evaluation.
+            OSError: If the folder cannot be made, or nothing can be written in it.
+        """
+        if self.path.is_file():
+            raise FileExistsError(f"{self.path} is a file; give a folder.")
+        contents = [] if not self.path.is_dir() else [path.name for path in self.path.iterdir()]
+        if contents and not {"images", "judgements", "report.json"} & set(contents):
+            raise FileExistsError(f"{self.path} contains something that is not an evaluation; give a new folder.")
+        try:
+            with TemporaryFile(dir=_existing(self.path)):
+                pass
+        except OSError as error:
+            raise type(error)(error.errno, f"{self.path} cannot be written: {error.strerror}") from error
+
     def images(self, method: str) -> Path:
         """The folder of a method's images."""
         return self.path / "images" / _slug(method)
@@ -47,6 +66,8 @@ class Folder:
         folder = self.images(method)
         file = folder / "manifest.json"
         manifest = json.loads(json.dumps(manifest))
+        remove_leftovers(folder)
+        remove_leftovers(self.path)
         if file.is_file():
             before = json.loads(file.read_text(encoding="utf-8"))
             if before != manifest:
@@ -55,7 +76,6 @@ class Folder:
                     f"{folder} has images of another evaluation: {', '.join(differing)} differ. Give another folder, "
                     "or delete this one."
                 )
-            remove_leftovers(folder)
         elif folder.is_dir() and any(folder.iterdir()):
             raise ValueError(f"{folder} contains files without a manifest; give another folder.")
         else:
@@ -67,9 +87,17 @@ class Folder:
         return [case for case in cases if not (folder / f"{case}.png").is_file()]
 
     def write_image(self, method: str, case: str, image: Image.Image) -> None:
-        """Write an image, whole or not at all."""
-        with whole(self.images(method) / f"{case}.png") as temporary:
-            image.convert("RGB").save(temporary, format="PNG")
+        """Write an image, whole or not at all.
+
+        Raises:
+            OSError: If it cannot be written, such as on a full disk.
+        """
+        file = self.images(method) / f"{case}.png"
+        try:
+            with whole(file) as temporary:
+                image.convert("RGB").save(temporary, format="PNG")
+        except OSError as error:
+            raise OSError(error.errno, f"{file} cannot be written ({error.strerror}); what was drawn stays.") from error
 
     def read_image(self, method: str, case: str) -> Image.Image | None:
         """An image, RGB; `None` if its file is damaged."""
@@ -82,14 +110,20 @@ class Folder:
             return None
 
     def read_findings(
-        self, method: str, judge: str, depends: Mapping[str, Any]
+        self, method: str, judge: str, depends: Mapping[str, Any] | None = None
     ) -> dict[str, tuple[Finding, ...]] | None:
-        """What a judge found, by case; `None` if it has not judged, or something that it depends on has changed."""
+        """What a judge found, by case; `None` if it has not judged, or something that it depends on has changed.
+
+        Args:
+            method: Name of the method.
+            judge: Name of the judge.
+            depends: What it depends on; `None` reads what is there.
+        """
         file = self._findings(method, judge)
         if not file.is_file():
             return None
         stored = json.loads(file.read_text(encoding="utf-8"))
-        if stored["depends"] != json.loads(json.dumps(depends)):
+        if depends is not None and stored["depends"] != json.loads(json.dumps(depends)):
             return None
         return {case: tuple(Finding(*pair) for pair in pairs) for case, pairs in stored["findings"].items()}
 
@@ -119,6 +153,11 @@ def check_names(what: str, names: Sequence[str]) -> None:
         other = by_slug.setdefault(_slug(name), name)
         if names.count(name) > 1 or other != name:
             raise ValueError(f"Two {what} have the name {name!r}; give one of them another.")
+
+
+def _existing(path: Path) -> Path:
+    """The folder itself, or the nearest one above it that exists."""
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
 
 
 def _slug(name: str) -> str:

@@ -53,7 +53,7 @@ def judge_images(
         raise ValueError(f"{judge.name} has no images to judge.")
     depends = {"judge": judge.record(), "images": dict(depends), "cases": len(prompts)}
     found = folder.read_findings(method, judge.name, depends)
-    if found is None:
+    if found is None or len(found) < len(prompts):  # what was damaged may have been drawn again
         found, damaged = {}, list[str]()
         with tqdm(total=len(prompts), desc=f"{judge.name}, {method}", disable=not shown) as bar:
             for batch in batches(prompts, _BATCH):

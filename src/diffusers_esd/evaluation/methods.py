@@ -17,7 +17,7 @@ from PIL.Image import Image
 
 from .. import adapter
 from ..base_model import fingerprint, model_name
-from ..denoiser import active_scales, find_denoiser
+from ..denoiser import active_scales, adapter_names, find_denoiser, switched_off
 from ..erasure import Erasure
 from ..files import digest
 from ..pictures.draw import draw_batch
@@ -109,6 +109,19 @@ class Erased(Method):
         with adapter.as_found(find_denoiser(pipe)[1]):
             stack(pipe, dict(self._parts))
             yield drawer(pipe, options)
+
+
+@contextmanager
+def without(pipe: DiffusionPipeline, erasures: Sequence[Erasure]) -> Iterator[None]:
+    """Erasures that are on the pipeline already, as after a training, are inactive."""
+    component, denoiser = find_denoiser(pipe)
+    names = [
+        name
+        for name in adapter_names(denoiser)
+        if any(adapter.is_loaded(denoiser, name, component, erasure.weights) for erasure in erasures)
+    ]
+    with switched_off(denoiser, names):
+        yield
 
 
 def base_record(pipe: DiffusionPipeline) -> dict[str, Any]:

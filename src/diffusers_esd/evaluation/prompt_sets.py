@@ -33,19 +33,21 @@ OTHER_ARTWORKS = (
     "The Night Watch by Rembrandt van Rijn", "The Kiss by Gustav Klimt", "American Gothic by Grant Wood",
 )  # fmt: skip
 
-CANVAS_STYLES = tuple(
-    "Abstractionism,Artist Sketch,Blossom Season,Bricks,Byzantine,Cartoon,Cold Warm,Color Fantasy,Comic Etch,Crayon,"
-    "Cubism,Dadaism,Dapple,Defoliation,Early Autumn,Expressionism,Fauvism,French,Glowing Sunset,Gorgeous Love,"
-    "Greenfield,Impressionism,Ink Art,Joy,Liquid Dreams,Magic Cube,Meta Physics,Meteor Shower,Monet,Mosaic,Neon Lines,"
-    "On Fire,Pastel,Pencil Drawing,Picasso,Pop Art,Red Blue Ink,Rust,Seed Images,Sketch,Sponge Dabbed,Structuralism,"
-    "Superstring,Surrealism,Ukiyoe,Van Gogh,Vibrant Flow,Warm Love,Warm Smear,Watercolor,Winter".split(",")
-)
+CANVAS_STYLES = (
+    "Abstractionism", "Artist Sketch", "Blossom Season", "Bricks", "Byzantine", "Cartoon", "Cold Warm", "Color Fantasy",
+    "Comic Etch", "Crayon", "Cubism", "Dadaism", "Dapple", "Defoliation", "Early Autumn", "Expressionism", "Fauvism",
+    "French", "Glowing Sunset", "Gorgeous Love", "Greenfield", "Impressionism", "Ink Art", "Joy", "Liquid Dreams",
+    "Magic Cube", "Meta Physics", "Meteor Shower", "Monet", "Mosaic", "Neon Lines", "On Fire", "Pastel",
+    "Pencil Drawing", "Picasso", "Pop Art", "Red Blue Ink", "Rust", "Seed Images", "Sketch", "Sponge Dabbed",
+    "Structuralism", "Superstring", "Surrealism", "Ukiyoe", "Van Gogh", "Vibrant Flow", "Warm Love", "Warm Smear",
+    "Watercolor", "Winter",
+)  # fmt: skip
 """The styles of UnlearnCanvas in the order of its classifier: fifty, and the photographs, "Seed Images"."""
 
-CANVAS_OBJECTS = tuple(
-    "Architectures,Bears,Birds,Butterfly,Cats,Dogs,Fishes,Flame,Flowers,Frogs,Horses,Human,Jellyfish,Rabbits,"
-    "Sandwiches,Sea,Statues,Towers,Trees,Waterfalls".split(",")
-)
+CANVAS_OBJECTS = (
+    "Architectures", "Bears", "Birds", "Butterfly", "Cats", "Dogs", "Fishes", "Flame", "Flowers", "Frogs", "Horses",
+    "Human", "Jellyfish", "Rabbits", "Sandwiches", "Sea", "Statues", "Towers", "Trees", "Waterfalls",
+)  # fmt: skip
 """The objects of UnlearnCanvas in the order of its classifier."""
 
 CANVAS_SEEDS = (188, 288, 588, 688, 888)

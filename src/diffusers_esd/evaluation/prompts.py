@@ -48,8 +48,8 @@ class Prompt:
         labels: What a judge looks for, by question: `{"subject": "a cat"}`. A recogniser answers one question.
         negative_prompt: What classifier-free guidance moves away from.
         guidance_scale: Classifier-free guidance; `None` means that of the evaluation.
-        width: In pixels; `None` means the model's own.
-        height: In pixels; `None` means the model's own.
+        width: In pixels; `None`, for both sides, means the model's own.
+        height: In pixels.
     """
 
     case: str
@@ -73,6 +73,8 @@ class Prompt:
         for name, side in (("width", self.width), ("height", self.height)):
             if side is not None:
                 _SIDE(name, side)
+        if (self.width is None) != (self.height is None):  # diffusers would ignore one without the other
+            raise ValueError(f"`width` and `height` must be given together, got {self.width} and {self.height}.")
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def quick(
         unnamed: Prompts that can show a concept without its words; without them, the nearest general prompt.
 
     Raises:
-        ValueError: If there is no erasure.
+        ValueError: If there is no erasure, or `words` or `unnamed` has a concept that is not erased.
         FileNotFoundError: If CLIP's weights are needed and missing.
     """
     if not erasures:
@@ -62,6 +62,9 @@ def quick(
     known = _all_known(judges)
     found: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
     concepts = {concept: e.config for e in erasures for concept in e.provenance.concepts}
+    for name, given in (("words", words), ("unnamed", unnamed)):
+        if unknown := sorted(set(given or ()) - concepts.keys()):
+            raise ValueError(f"`{name}` has {unknown[0]!r}; the erasures have {', '.join(map(repr, concepts))}.")
     notes = []
     for concept, config in concepts.items():
         if not known(concept):
@@ -72,7 +75,7 @@ def quick(
         hidden = (unnamed or {}).get(concept) or around.unnamed
         found["named", concept] = [(concept, concept, "")] * NAMED
         found["other words", concept] = [(text, concept, "") for text in dict.fromkeys(other) for _ in range(EACH)]
-        found["unnamed", concept] = [(text, concept, "") for text in hidden for _ in range(UNNAMED // len(hidden))]
+        found["unnamed", concept] = [(text, concept, "") for text in hidden for _ in range(max(1, UNNAMED // len(hidden)))]
         found["negative prompt", concept] = [(concept, concept, AGAINST)] * (NAMED // 2)
         for group, prompts in (("neighbours by text", around.by_text), ("neighbours by score", around.by_score)):
             rows = found.setdefault((group, ""), [])

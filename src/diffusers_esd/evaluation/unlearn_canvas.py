@@ -78,8 +78,8 @@ def _kind(target: str, images: Sequence[Seen]) -> str:
     """Whether a target is an object or a style."""
     kinds = {kind for image in images for kind in ("object", "style") if getattr(image, kind) == target}
     if len(kinds) != 1:
-        found = "names it as both an object and a style" if kinds else "asks for it, so it cannot be counted"
-        raise ValueError(f"The target {target!r}: {'a prompt' if kinds else 'no prompt'} {found}.")
+        found = " and ".join(sorted(kinds)) or "neither"
+        raise ValueError(f"Prompts must ask for the target {target!r} as an object or as a style, got {found}.")
     return kinds.pop()
 
 

@@ -33,16 +33,17 @@ def write_report(report: Report, suite: Suite, folder: Folder, erasures: Sequenc
         folder: Where the images are, and the files are written.
         erasures: Whose trainings are shown.
     """
-    shown = samples(suite.everything)
-    explicit = is_explicit([*(c for column in report.columns for c in column.erases), *(p.text for p in shown)])
-    pictures = {} if explicit else pictures_of(report, shown, folder)
+    asked = suite.everything
+    concepts = [*(c for column in report.columns for c in column.erases), *(prompt.concept for prompt in asked)]
+    explicit = is_explicit([*concepts, *(prompt.text for prompt in asked)])
+    shown, pictures = ([], {}) if explicit else pictures_of(report, samples(asked), folder)
     write_text(folder.path / REPORT_NAME, json.dumps(report.to_dict(), indent=1) + "\n")
     write_text(folder.path / "report.md", markdown(report))
     section = section_of(report, shown, pictures, erasures, hidden=_HIDDEN if explicit else "")
-    number = len(suite.everything)
-    lead = (f"Suite {report.suite}: {number} images of each method, from the same prompts and seeds.",)
+    lead = (f"Suite {report.suite}: {len(asked)} images of each method, from the same prompts and seeds.",)
     write_text(folder.path / "report.html", page(_title(report), [section], lead=lead, created=report.created))
     if not pictures:
+        (folder.path / PICTURE_NAME).unlink(missing_ok=True)
         return report
     picture = grid([*pictures.items()], [_label(prompt) for prompt in shown], _SIDE)
     with whole(folder.path / PICTURE_NAME) as temporary:
@@ -95,23 +96,33 @@ def section_of(
 
 
 def samples(prompts: Sequence[Prompt]) -> list[Prompt]:
-    """A few prompts of every group: more of what is not erased, of which each is about something else."""
-    chosen: list[Prompt] = []
+    """A few prompts of every group: more of what is not erased, of which each is about something else.
+
+    If they are too many, every group has fewer.
+    """
+    chosen: list[tuple[int, Prompt]] = []
     for key in dict.fromkeys((prompt.group, prompt.concept) for prompt in prompts):
         part = [prompt for prompt in prompts if (prompt.group, prompt.concept) == key]
         by_text = {prompt.text: prompt for prompt in reversed(part)}
         few = _OF_CONCEPT if key[1] else _OF_OTHERS
-        chosen += ([*by_text.values()][::-1] if len(by_text) > 1 else part)[:few]
-    return chosen[:_MOST]
+        chosen += enumerate(([*by_text.values()][::-1] if len(by_text) > 1 else part)[:few])
+    first = sorted(range(len(chosen)), key=lambda i: chosen[i][0])[:_MOST]
+    return [chosen[i][1] for i in sorted(first)]
 
 
-def pictures_of(report: Report, shown: Sequence[Prompt], folder: Folder) -> dict[str, list[Image]]:
-    """Images by method, without the cases that are damaged in one of them."""
-    read = {name: [folder.read_image(name, prompt.case) for prompt in shown] for name in report.methods}
-    whole_cases = [i for i in range(len(shown)) if all(images[i] is not None for images in read.values())]
-    if len(whole_cases) < len(shown):
-        return {}
-    return {name: [image for image in images if image is not None] for name, images in read.items()}
+def pictures_of(
+    report: Report, prompts: Sequence[Prompt], folder: Folder
+) -> tuple[list[Prompt], dict[str, list[Image]]]:
+    """The prompts whose images are damaged under no method, and their images by method."""
+    shown: list[Prompt] = []
+    pictures: dict[str, list[Image]] = {}
+    for prompt in prompts:
+        images = {name: folder.read_image(name, prompt.case) for name in report.methods}
+        if None not in images.values():
+            shown.append(prompt)
+            for name, image in images.items():
+                pictures.setdefault(name, []).append(image)  # type: ignore[arg-type]
+    return shown, pictures
 
 
 def _label(prompt: Prompt) -> str:

@@ -6,7 +6,8 @@ An erasure of nudity that erases people with it has a low one.
 
 from __future__ import annotations
 
-from .clip import CLIP, CLIPZeroShot
+from .clip import CLIPZeroShot
+from .clip_model import CLIP
 
 PERSON = "person"
 

@@ -1,111 +1,28 @@
-"""`CLIP`, and judges that use it: `CLIPScore`, `CLIPZeroShot` and `CLIPSimilarity`.
+"""Judges that use a CLIP model: `CLIPScore`, `CLIPZeroShot` and `CLIPSimilarity`.
 
-A CLIP model (Radford et al., arXiv:2103.00020) maps images and texts to vectors of unit length, and their product, a
-cosine, says how well they fit. Publications print it in different scales: as it is (0.16 to 0.3), times 100, or times
+Publications print the cosine of an image and a text in different scales: as it is (0.16 to 0.3), times 100, or times
 2.5. The scores here are cosines. `record` names the model: only scores of the same model can be compared.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-from PIL.Image import Image, new
+from PIL.Image import Image
 from torch import Tensor
 
 from ...arguments import check_prompts
-from ...files import digest
 from .base import Finding, Judge, Kind, Picture
-from .pixels import rgb
-from .weights import FOLDER, MissingWeightsError
+from .clip_model import CLIP, VIT_L_14
 
-VIT_L_14 = "openai/clip-vit-large-patch14"
+__all__ = ["CLIP", "VIT_L_14", "CLIPScore", "CLIPSimilarity", "CLIPZeroShot"]
+
 _TEMPLATE = "a photo of {}"
 
 
-class CLIP:
-    """A CLIP model, for images and texts. Several judges can share one.
-
-    Args:
-        model: Its id on the Hub, or the path of a folder that `CLIPModel.save_pretrained` and
-            `CLIPProcessor.save_pretrained` wrote. An id is looked for in the folder that the environment variable
-            `DIFFUSERS_ESD_WEIGHTS` names, as a folder of this name, then in the cache of the Hub.
-        device: Where it is computed.
-        allow_download: Whether it may be downloaded from the Hub.
-
-    Raises:
-        MissingWeightsError: If it is nowhere, or cannot be downloaded.
-    """
-
-    def __init__(
-        self, model: str | Path = VIT_L_14, *, device: str | torch.device = "cpu", allow_download: bool = False
-    ) -> None:
-        from transformers import CLIPModel, CLIPProcessor
-
-        source, local = _source(str(model))
-        try:
-            only_local = local or not allow_download
-            self._model: Any = CLIPModel.from_pretrained(source, local_files_only=only_local)
-            self._processor: Any = CLIPProcessor.from_pretrained(source, local_files_only=only_local)
-        except OSError as error:
-            raise MissingWeightsError(_missing(str(model), allow_download)) from error
-        self._model.eval().to(device)
-        self._source, self._device = str(model), device
-        self.name = f"clip-{Path(model).name.removeprefix('clip-')}"
-
-    def record(self) -> dict[str, Any]:
-        """Name of the model, and a digest of its weights and its way of preparing images."""
-        source = Path(self._source)
-        return {
-            "model": source.name if source.exists() else self._source,  # the rest of a path is private
-            "sha256": digest({name: value.cpu() for name, value in self._model.state_dict().items()}),
-            "image_size": self._model.config.vision_config.image_size,
-        }
-
-    @torch.no_grad()
-    def images(self, images: Sequence[Image]) -> Tensor:
-        """Vectors of unit length (N, D) of images."""
-        pixels = self._processor(images=rgb(images), return_tensors="pt").pixel_values
-        return self._outputs(self._tokens([""]), pixels).image_embeds
-
-    @torch.no_grad()
-    def texts(self, texts: Sequence[str]) -> Tensor:
-        """Vectors of unit length (N, D) of texts; a text that is too long is cut off."""
-        blank = self._processor(images=new("RGB", (8, 8)), return_tensors="pt").pixel_values
-        return self._outputs(self._tokens(texts), blank).text_embeds
-
-    @property
-    def scale(self) -> float:
-        """What cosines are multiplied with before a softmax."""
-        return self._model.logit_scale.exp().item()
-
-    # The model's call has embeddings of both kinds in every version of transformers; `get_image_features` changed.
-
-    def _outputs(self, tokens: Any, pixels: Tensor) -> Any:
-        return self._model(**tokens.to(self._device), pixel_values=pixels.to(self._device))
-
-    def _tokens(self, texts: Sequence[str]) -> Any:
-        longest = self._model.config.text_config.max_position_embeddings
-        return self._processor(text=list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt")
-
-    def __call__(self, images: Sequence[Image]) -> Tensor:
-        """The same as `images`, so that a `FrechetDistance` can use it."""
-        return self.images(images)
-
-
-class CLIPScore(Judge):
-    """How well an image fits its prompt: the cosine of their vectors.
-
-    Args:
-        clip: The model; `None` means `CLIP()`.
-    """
-
-    name = "clip_score"
+class _Cosine(Judge):
     kind: ClassVar[Kind] = "scores"
-    better = "higher"
 
     def __init__(self, clip: CLIP | None = None) -> None:
         self._clip = clip or CLIP()
@@ -113,6 +30,17 @@ class CLIPScore(Judge):
     def record(self) -> dict[str, Any]:
         """The model and the scale."""
         return {**self._clip.record(), "scale": "cosine"}
+
+
+class CLIPScore(_Cosine):
+    """How well an image fits its prompt: the cosine of their vectors.
+
+    Args:
+        clip: The model; `None` means `CLIP()`.
+    """
+
+    name = "clip_score"
+    better = "higher"
 
     def __call__(self, pictures: Sequence[Picture]) -> list[tuple[Finding, ...]]:
         """The cosine of each image and its prompt.
@@ -125,7 +53,7 @@ class CLIPScore(Judge):
         return [(Finding("clip_score", value),) for value in (images * texts).sum(1).tolist()]
 
 
-class CLIPSimilarity(Judge):
+class CLIPSimilarity(_Cosine):
     """How similar an image is to the base model's: the cosine of their vectors, 1 if they are equal.
 
     Args:
@@ -133,14 +61,6 @@ class CLIPSimilarity(Judge):
     """
 
     name = "clip_similarity"
-    kind: ClassVar[Kind] = "scores"
-
-    def __init__(self, clip: CLIP | None = None) -> None:
-        self._clip = clip or CLIP()
-
-    def record(self) -> dict[str, Any]:
-        """The model and the scale."""
-        return {**self._clip.record(), "scale": "cosine to the base model's image"}
 
     def __call__(self, pictures: Sequence[Picture]) -> list[tuple[Finding, ...]]:
         """The cosine of each image and the base model's.
@@ -224,23 +144,3 @@ class CLIPZeroShot(Judge):
         probabilities = self.probabilities(images)
         own = probabilities[:, self.labels.index(label)]
         return [1 + n for n in (probabilities > own[:, None]).sum(1).tolist()]
-
-
-def _source(model: str) -> tuple[str, bool]:
-    """What transformers gets, and whether it is a local folder."""
-    if Path(model).is_dir():
-        return model, True
-    if os.environ.get(FOLDER):
-        folder = Path(os.environ[FOLDER]).expanduser() / model
-        if folder.is_dir():
-            return str(folder), True
-    return model, False
-
-
-def _missing(model: str, allow_download: bool) -> str:
-    tried = "could not be downloaded" if allow_download else "is in no local folder and not in the cache of the Hub"
-    return (
-        f"The CLIP model {model} {tried}. Get it from its page on the Hugging Face Hub, which also has its licence; "
-        f"then pass the path of its folder as `model`, or put it into the folder that the environment variable {FOLDER} "
-        f"names, as {model}{'' if allow_download else ', or `allow_download=True`'}."
-    )

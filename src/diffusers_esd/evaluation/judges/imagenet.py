@@ -75,10 +75,10 @@ class ImageNetJudge(Judge):
         if wrong := {label: number for label, number in labels.items() if not 0 <= number < _CLASSES}:
             raise ValueError(f"`labels` must be numbers from 0 to {_CLASSES - 1}, got {wrong}.")
         self.question, self._top, self._device = question, min(_TOP("top", top), _CLASSES), device
-        named = {**labels, **IMAGENETTE}
-        self._names = {number: label for label, number in named.items()}
-        self._numbers = {key(label): number for label, number in named.items()}
-        self._numbers |= {key(alias): IMAGENETTE[label] for alias, label in ALIASES.items()}
+        named = {**IMAGENETTE, **labels}
+        self._names = {number: label for label, number in reversed(named.items())}  # the first name of a class
+        aliases = {key(alias): IMAGENETTE[label] for alias, label in ALIASES.items()}
+        self._numbers = aliases | {key(label): number for label, number in named.items()}
         self._given = dict(labels)
 
     @abstractmethod
@@ -161,7 +161,7 @@ class ResNet50(ImageNetJudge):
         own = Weights(
             file=f"resnet50-{digits}.pth",
             publisher="the torchvision project",
-            licence="BSD-3-Clause",
+            licence="BSD-3-Clause; ImageNet, which they learned from, has terms of its own",
             sha256=digits,
             url=f"https://download.pytorch.org/models/resnet50-{digits}.pth",
         )

@@ -52,7 +52,7 @@ class LPIPS(Judge):
         own = Weights(
             file=file,
             publisher="the torchvision project",
-            licence="BSD-3-Clause",
+            licence="BSD-3-Clause; ImageNet, which they learned from, has terms of its own",
             sha256=digits,
             url=f"https://download.pytorch.org/models/{file}",
         )

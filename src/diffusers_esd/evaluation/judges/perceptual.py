@@ -27,7 +27,6 @@ Net = Literal["alex", "vgg"]
 _SHIFT = (-0.030, -0.088, -0.188)
 _SCALE = (0.458, 0.448, 0.450)
 _EPSILON = 1e-10
-_LAYERS = 5
 _VGG = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 SMALLEST: dict[Net, int] = {"alex": 32, "vgg": 32}
 """The shorter side of the smallest image, in pixels."""
@@ -101,14 +100,14 @@ class PerceptualDistance(nn.Module):
 
         Args:
             network: Of the convolutions and blurs, in their order; their names do not count.
-            heads: `lin0.model.1.weight` and so on: the weights of the channels.
+            heads: The weights of the channels, in the order of their names: `lin0.model.1.weight` and so on.
 
         Raises:
             ValueError: If they do not fit the network.
         """
         own = [tensor for name, tensor in self.state_dict().items() if not name.startswith("heads.")]
         own += [head.data for head in self.heads]
-        given = [*network.values(), *(heads[f"lin{i}.model.1.weight"] for i in range(_LAYERS))]
+        given = [*network.values(), *(heads[name] for name in sorted(heads))]
         if [tuple(t.shape) for t in own] != [tuple(t.shape) for t in given]:
             raise ValueError("The weights are not those of this network: its layers have other sizes.")
         for tensor, value in zip(own, given, strict=True):

@@ -10,9 +10,13 @@ from __future__ import annotations
 import hashlib
 import os
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from ...files import whole
 
@@ -99,7 +103,7 @@ class Weights:
     def _remedy(self) -> str:
         digits = f", SHA-256 {self.sha256}{'' if len(self.sha256) == 64 else '...'}" if self.sha256 else ""
         where = f"{self.publisher}{f' ({self.url})' if self.url else ''}"
-        download = " or `allow_download=True`" if self.url else ""
+        download = "; or pass `allow_download=True`" if self.url else ""
         return (
             f"Get {self.file} from {where}, licence: {self.licence}{digits}; then pass its path as `{self.argument}`, "
             f"or put it into the folder that the environment variable {FOLDER} names{download}."
@@ -108,8 +112,6 @@ class Weights:
 
 def folders() -> tuple[Path, ...]:
     """Where weights are looked for: the folder of `DIFFUSERS_ESD_WEIGHTS`, if set, and the cache of PyTorch's hub."""
-    import torch
-
     cache = Path(torch.hub.get_dir()) / "checkpoints"
     return (Path(os.environ[FOLDER]).expanduser(), cache) if os.environ.get(FOLDER) else (cache,)
 
@@ -120,17 +122,25 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
+def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors, their names, types and shapes, whatever file they are from."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
 def load_tensors(path: Path) -> dict[str, Any]:
     """The tensors of a file that PyTorch saved, on the CPU. Code in the file is not run.
 
     Raises:
         ValueError: If it is damaged, or has anything but tensors.
     """
-    import pickle
-
-    import torch
-
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # what a damaged file raises is not limited
         raise ValueError(f"{path} is damaged, or is not a file of tensors ({error}); fetch it again.") from error
