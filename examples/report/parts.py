@@ -15,6 +15,7 @@ from emoji_sd.recogniser import EmojiJudge
 from diffusers_esd import Erasure, Report, evaluate
 from diffusers_esd.evaluation.attacks.concept_inversion import Mode, concept_inversion
 from diffusers_esd.evaluation.attacks.controls import with_controls
+from diffusers_esd.evaluation.attacks.noise_probe import noise_probe
 from diffusers_esd.evaluation.baselines.baked import Baked
 from diffusers_esd.evaluation.baselines.closed_form import ClosedForm
 from diffusers_esd.evaluation.baselines.negative_prompt import NegativePrompt
@@ -180,11 +181,12 @@ def _attack(erasures: Sequence[Erasure]) -> Suite:
     dogs = {"group": "another concept", "labels": {"subject": phrase("dog")}}
     others = repeated([(phrase("dog", s), dogs) for s in STYLES], 8, first_seed=SEED + 4500, prefix="dog")
     cases, other_cases = [prompt.case for prompt in named], [prompt.case for prompt in others]
-    attacks = [
+    inversions = [
         attack
         for mode in get_args(Mode)
         for attack in with_controls(concept_inversion(CAT, cases, mode=mode, labels={"subject": CAT}), other_cases)
     ]
+    attacks = [*inversions, noise_probe(named[:5], etas=(1.0, 1.85), scales=(1.0, 1.04))]
     prompts = PromptSet("attack", (*named, *others), SOURCE)
     return Suite("attack", prompts, _judges(), attacks=tuple(attacks))
 

@@ -141,7 +141,7 @@ def _report(
         options=dict(suite.options),
         judges={judge.name: judge.record() for judge in suite.judges}
         | {measure.name: measure.record() for measure in suite.measures},
-        attacks={attack.name: attack.record() for attack in suite.attacks},
+        attacks={attack.title: attack.record() for attack in suite.attacks},
         versions=package_versions(),
         created=datetime.now(UTC).date().isoformat(),
         notes=suite.notes,
@@ -156,7 +156,7 @@ def _rows(pipe: Any, columns: Sequence[Method], suite: Suite, folder: Folder, to
     base, found = columns[0].name, []
     shown = not getattr(pipe, "_progress_bar_config", {}).get("disable", False)
     images = {"prompts": suite.prompts.digest(), "options": suite.options}
-    images["attacks"] = {attack.name: attack.record() for attack in suite.attacks}
+    images["attacks"] = {attack.title: attack.record() for attack in suite.attacks}
     for judge in suite.judges:
         findings: dict[str, Findings] = {
             method.name: judge_images(

@@ -53,7 +53,7 @@ def draw_images(
         "prompts": prompts.digest(),
         "options": dict(options),
         "method": method.record(pipe),
-        "attacks": {attack.name: attack.record() for attack in attacks},
+        "attacks": {attack.title: attack.record() for attack in attacks},
         "versions": package_versions(),
     }
     processes.from_main(lambda: folder.begin(method.name, manifest))

@@ -33,6 +33,11 @@ class Attack(ABC):
     prompts: tuple[Prompt, ...]
     targets: tuple[str, ...] = ()
 
+    @property
+    def title(self) -> str:
+        """Name and concept: what distinguishes it from the attacks of an evaluation on other concepts."""
+        return f"{self.name}: {self.prompts[0].concept}"
+
     @abstractmethod
     def record(self) -> dict[str, Any]:
         """The settings of the attack, as JSON types."""
