@@ -86,13 +86,14 @@ def _evaluate(options: argparse.Namespace) -> None:
     from ..report_table import table
 
     judges = [judge_named(name, allow_download=options.allow_download) for name in options.judge or ()] or None
-    pipe = load_pipeline(options)
     concepts = list(dict.fromkeys(concept for erasure in erasures for concept in erasure.provenance.concepts))
+    settings = _for_concepts(settings, concepts)
+    pipe = load_pipeline(options)
     drawing = {"num_inference_steps": options.steps, "guidance_scale": options.guidance_scale}
     report = evaluate(
         pipe,
         erasures,
-        suite=suite_named(options.suite, pipe, list(erasures), judges, **_for_concepts(settings, concepts)),
+        suite=suite_named(options.suite, pipe, list(erasures), judges, **settings),
         output_dir=options.output,
         methods=[_baseline(name, concepts) for name in options.baseline],
         options={name: value for name, value in drawing.items() if value is not None},
