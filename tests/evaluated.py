@@ -158,9 +158,7 @@ def a_report(**changes: Any) -> Report:
         by_label={"a cat": rates, "a dog": rates},
     )
     scores = {"base": Estimate(120.0, None, None, 3, 4)}
-    other = Row(
-        group="general", concept="", judge="scores", label="", measure="mean", better="higher", figures=scores
-    )
+    other = Row(group="general", concept="", judge="scores", label="", measure="mean", better="higher", figures=scores)
     erasures = {"erasures": [{"name": "no-a-cat", "scale": 1.0, "weights": "0" * 64}]}
     values: dict[str, Any] = {
         "suite": "quick",

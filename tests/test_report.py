@@ -101,7 +101,9 @@ def test_rows_are_found() -> None:
     assert report.methods == ("base", "no-a-cat")
     assert report.row("named", "a cat") == report.rows[0]
     assert report.row("general", judge="scores") == report.rows[1]
-    with pytest.raises(KeyError, match=r"0 rows are 'named' of 'a dog'; the report has general \(scores\), named: a cat"):
+    with pytest.raises(
+        KeyError, match=r"0 rows are 'named' of 'a dog'; the report has general \(scores\), named: a cat"
+    ):
         report.row("named", "a dog")
 
 

@@ -14,6 +14,7 @@ from diffusers_esd.cli.evaluate import SUITES
 from diffusers_esd.evaluation.suites import SuiteName
 from diffusers_esd.report_table import table
 
+
 def test_the_names_are_those_of_the_package() -> None:
     assert SUITES == get_args(SuiteName)
 
@@ -32,7 +33,7 @@ def test_from_options_to_a_report(
     assert printed.out == f"{table(report)}\n{tmp_path / 'new' / 'report.html'}\n"
     assert printed.err == ""
     assert report.options == {"num_inference_steps": 1, "guidance_scale": 2.0}
-    assert report.methods == ("base", "no-a-cat", "negative prompt")
+    assert report.methods == ("base", "no-a-cat", "negative-prompt")
     assert report.columns[1].record["erasures"][0]["scale"] == 0.5
     assert report.columns[2].erases == ("a cat",)
     assert main([*call, "--steps", "2"]) == 1

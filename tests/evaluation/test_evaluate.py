@@ -85,9 +85,7 @@ def test_a_second_call_draws_and_judges_nothing(undisturbed: tuple[Path, Report]
     assert {case: file.stat().st_mtime_ns for case, file in images_of(folder).items()} == times
 
 
-def test_a_killed_evaluation_goes_on(
-    undisturbed: tuple[Path, Report], launcher: Launcher, tmp_path: Path
-) -> None:
+def test_a_killed_evaluation_goes_on(undisturbed: tuple[Path, Report], launcher: Launcher, tmp_path: Path) -> None:
     folder = tmp_path / "new"
     launcher.start(tmp_path / "0", run_small, n=1, output=folder, after=2)
     assert launcher.read("ended") == [-9]
@@ -113,9 +111,7 @@ def test_without_room_nothing_is_half_written(
     assert (same_reports(report, undisturbed[1]), drawn) == (True, 6)
 
 
-def test_two_processes_share_the_prompts(
-    undisturbed: tuple[Path, Report], launcher: Launcher, tmp_path: Path
-) -> None:
+def test_two_processes_share_the_prompts(undisturbed: tuple[Path, Report], launcher: Launcher, tmp_path: Path) -> None:
     folder = tmp_path / "new"
     (first, own), (second, others) = launcher.run(tmp_path / "0", run_small, output=folder)
     assert (own, others) == (4, 4)
@@ -143,7 +139,9 @@ def test_the_pipeline_is_left_and_its_adapters_are_part_of_the_base(tmp_path: Pa
     assert torch.equal(torch.get_rng_state(), state)
     assert list(report.columns[0].record["adapters"]) == ["style"], "the erasure is not part of the base"
     assert report.columns[1].record["erasures"][0]["scale"] == 0.5
-    plain = evaluate(tiny_pipeline(), erasure, suite=small_suite(Brightness()), output_dir=tmp_path / "images" / "plain")
+    plain = evaluate(
+        tiny_pipeline(), erasure, suite=small_suite(Brightness()), output_dir=tmp_path / "images" / "plain"
+    )
     with must_fail("the style changes the base"):
         assert plain.rows[0].figures["base"] == report.rows[0].figures["base"]
 
@@ -175,14 +173,18 @@ def test_several_erasures_are_columns_of_their_own_and_together(tmp_path: Path) 
 
 def test_explicit_concepts_are_not_shown(tmp_path: Path) -> None:
     pipe = tiny_pipeline()
-    report = evaluate(pipe, made(pipe, "nudity", rank=2, group="esd-x"), suite=small_suite(Bright()), output_dir=tmp_path)
+    report = evaluate(
+        pipe, made(pipe, "nudity", rank=2, group="esd-x"), suite=small_suite(Bright()), output_dir=tmp_path
+    )
     assert report.picture is None
     assert not (tmp_path / "report.png").exists()
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Pictures are not shown, because a concept or a prompt is explicit." in page
     assert "<img" not in page
     with must_fail("others are shown"):
-        evaluate(pipe, made(pipe, rank=2, group="esd-x"), suite=small_suite(Bright()), output_dir=tmp_path / "images" / "2")
+        evaluate(
+            pipe, made(pipe, rank=2, group="esd-x"), suite=small_suite(Bright()), output_dir=tmp_path / "images" / "2"
+        )
         assert "<img" not in (tmp_path / "images" / "2" / "report.html").read_text(encoding="utf-8")
 
 

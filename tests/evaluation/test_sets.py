@@ -63,5 +63,7 @@ def test_beside_real_images(folder: Folder, tmp_path: Path) -> None:
 
 def test_a_damaged_image_is_an_error(folder: Folder) -> None:
     (folder.images("no") / "named-0001.png").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"^The image 'named-0001' of 'no' is damaged; delete it, and it is drawn again"):
+    with pytest.raises(
+        ValueError, match=r"^The image 'named-0001' of 'no' is damaged; delete it, and it is drawn again"
+    ):
         of_sets(Gap(), ["base", "no"], small_suite(), folder)

@@ -60,7 +60,10 @@ def test_a_prompt_alone_can_be_explicit(tmp_path: Path) -> None:
 
 def test_a_few_prompts_of_every_group_are_shown() -> None:
     def group(name: str, concept: str, texts: str) -> list[Prompt]:
-        return [Prompt(case=f"{name}{concept}-{i}", text=t, seed=i, group=name, concept=concept) for i, t in enumerate(texts)]
+        return [
+            Prompt(case=f"{name}{concept}-{i}", text=t, seed=i, group=name, concept=concept)
+            for i, t in enumerate(texts)
+        ]
 
     few = samples([*group("named", "cat", "aaaa"), *group("general", "", "bbccddeeff")])
     assert [prompt.case for prompt in few] == ["namedcat-0", "namedcat-1", *(f"general-{i}" for i in (0, 2, 4, 6))]

@@ -106,7 +106,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings of the suite that were given.
+    """The settings of the suite: those that were given, and whether judges may be downloaded.
 
     Raises:
         ValueError: If one is for another suite.
@@ -117,9 +117,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         if name not in _SETTINGS[options.suite]:
             suites = " and ".join(suite for suite, own in _SETTINGS.items() if name in own)
             raise ValueError(f"--{name} is for the suite {suites}, and --suite is {options.suite}.")
-    if options.suite not in ("quick", "attack"):
-        given["allow_download"] = options.allow_download
-    return given
+    return {**given, "allow_download": options.allow_download}
 
 
 def _for_concepts(settings: dict[str, Any], concepts: list[str]) -> dict[str, Any]:

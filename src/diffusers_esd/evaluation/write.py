@@ -109,9 +109,7 @@ def samples(prompts: Sequence[Prompt]) -> list[Prompt]:
     return [chosen[i][1] for i in sorted(first)]
 
 
-def _pictures(
-    report: Report, prompts: Sequence[Prompt], folder: Folder
-) -> tuple[list[Prompt], dict[str, list[Image]]]:
+def _pictures(report: Report, prompts: Sequence[Prompt], folder: Folder) -> tuple[list[Prompt], dict[str, list[Image]]]:
     """The prompts whose images are damaged under no method, and their images by method."""
     shown: list[Prompt] = []
     pictures: dict[str, list[Image]] = {}

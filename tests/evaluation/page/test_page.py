@@ -95,7 +95,9 @@ def test_it_fits_a_phone_and_a_desk(width: int, scheme: str, file: Path, browser
             assert bar.bounding_box()["width"] <= width
         fills = [box.bounding_box()["width"] for box in shown.locator(".track").first.locator("xpath=.").all()]
         assert min(fills) > 100, "bars have room"
-        colours = shown.evaluate("[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]")
+        colours = shown.evaluate(
+            "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
+        )
         dark = [sum(map(int, re.findall(r"\d+", colour)[:3])) < 384 for colour in colours]
         assert dark == ([True, False] if scheme == "light" else [False, True])
     with must_fail("what is wider is seen"), opened(browser, file, width=width) as shown:
@@ -107,7 +109,8 @@ def test_bars_are_as_long_as_their_figures(file: Path, browser: Browser) -> None
     with opened(browser, file) as shown:
         row = shown.locator(".row").first
         track, first, second = (
-            row.locator(which).nth(i).bounding_box()["width"] for which, i in ((".track", 0), (".fill", 0), (".fill", 1))
+            row.locator(which).nth(i).bounding_box()["width"]
+            for which, i in ((".track", 0), (".fill", 0), (".fill", 1))
         )
         assert (first / track, second / track) == pytest.approx((0.75, 0.25), abs=0.01)
         whisker = row.locator(".whisker").first.bounding_box()["width"]
