@@ -6,8 +6,9 @@ import os
 import resource
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from PIL.Image import Image
 from tiny import tiny_pipeline
 
 from diffusers_esd import Report, evaluate
+from diffusers_esd.cli import main
 from diffusers_esd.evaluation.judges.base import Finding, Judge, Kind, Picture
 from diffusers_esd.evaluation.methods import Base, Draw, base_record, drawer
 from diffusers_esd.evaluation.prompts import Prompt, PromptSet, repeated
@@ -135,6 +137,13 @@ def run_small(output: Path, after: int | None = None, how: str = "killed") -> tu
     erasure = made(pipe, rank=2, group="esd-x")
     report = evaluate(pipe, erasure, suite=small_suite(), output_dir=output, methods=[again], batch_size=2)
     return replace(report, picture=None), again.drawn
+
+
+def called(arguments: list[str]) -> tuple[int, str]:
+    """The exit code of a command, and what it prints."""
+    printed = StringIO()
+    with redirect_stdout(printed):
+        return main(arguments), printed.getvalue()
 
 
 def images_of(folder: Path) -> dict[str, Path]:

@@ -16,7 +16,7 @@ from diffusers_esd.report_table import table
 
 
 def test_the_names_are_those_of_the_package() -> None:
-    assert SUITES == get_args(SuiteName)
+    assert get_args(SuiteName) == SUITES
 
 
 def test_from_options_to_a_report(
@@ -55,7 +55,7 @@ def test_from_options_to_a_report(
         (["-o", "{file}"], 1, "error: {file} is a file; give a folder."),
         (["-o", "{other}"], 1, "error: {other} contains something that is not an evaluation; give a new folder."),
         (["-o", "{file}/new"], 1, "error: [Errno 20] {file}/new cannot be written: Not a directory"),
-        (["--words", "a kitten", "--erasure", "{second}"], 1, "error: --words is about one concept, and the erasures have 'a cat', 'a dog'."),
+        (["--words", "x", "--erasure", "{second}"], 1, "--words is about one concept, and the erasures have 'a cat',"),
         (["--erasure", "nowhere"], 1, "error: Nothing to read at nowhere"),
     ],
 )  # fmt: skip

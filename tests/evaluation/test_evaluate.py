@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from controls import must_fail
-from evaluated import Bright, Brightness, brightness, images_of, run_small, small_suite
+from evaluated import Bright, Brightness, brightness, called, images_of, run_small, small_suite
 from launched import Launcher
 from made import made
 from PIL import Image
@@ -123,6 +123,20 @@ def test_two_processes_share_the_prompts(undisturbed: tuple[Path, Report], launc
     assert not list(folder.rglob(".*"))
 
 
+def test_one_of_several_processes_prints(launcher: Launcher, tmp_path: Path) -> None:
+    pipe = tiny_pipeline()
+    pipe.save_pretrained(tmp_path / "model")
+    made(pipe, rank=2, group="esd-x").save_pretrained(tmp_path / "no-cat")
+    call = [
+        "evaluate", str(tmp_path / "model"), "--erasure", str(tmp_path / "no-cat"), "-o", str(tmp_path / "new"),
+        "--judge", "evaluated:Everything", "--steps", "1", "--batch-size", "32", "--device", "cpu", "-q",
+    ]  # fmt: skip
+    first, second = launcher.run(tmp_path / "0", called, arguments=call)
+    assert first[0] == 0
+    assert first[1].endswith(f"{tmp_path / 'new' / 'report.html'}\n")
+    assert second == (0, "")
+
+
 def test_the_pipeline_is_left_and_its_adapters_are_part_of_the_base(tmp_path: Path) -> None:
     pipe = tiny_pipeline()
     style_adapter(pipe)
@@ -191,8 +205,8 @@ def test_explicit_concepts_are_not_shown(tmp_path: Path) -> None:
 def test_options_and_images_are_the_callers(tmp_path: Path) -> None:
     pipe = tiny_pipeline()
     report = evaluate(
-        pipe, made(pipe, rank=2, group="esd-x"), suite=small_suite(), judges=[Bright(0.25)], options={"num_inference_steps": 1},
-        output_dir=tmp_path, keep_images=False,
+        pipe, made(pipe, rank=2, group="esd-x"), suite=small_suite(), judges=[Bright(0.25)],
+        options={"num_inference_steps": 1}, output_dir=tmp_path, keep_images=False,
     )  # fmt: skip
     assert report.options == {"num_inference_steps": 1, "guidance_scale": 3.0}
     assert report.judges == {"bright or dark": {"threshold": 0.25}}

@@ -92,7 +92,7 @@ def test_mistakes_are_named(pipe: Any, judge: EmojiJudge) -> None:
     with pytest.raises(ValueError, match=r"^The suite 'quick' asks about erasures; give at least one\.$"):
         quick(pipe, [], [judge])
     erasure = made(pipe, "a cat", rank=1)
-    with pytest.raises(FileNotFoundError, match="CLIP|clip"):
+    with pytest.raises(FileNotFoundError, match="clip"):
         quick(pipe, [erasure])
     with pytest.raises(ValueError, match=r"^`words` has 'a dog'; the erasures have 'a cat'\.$"):
         quick(pipe, [erasure], [judge], words={"a dog": ["a hound"]})

@@ -84,6 +84,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from ..evaluation.judges.named import judge_named
     from ..evaluation.suites import suite_named
     from ..report_table import table
+    from ..training.launch import joined
 
     judges = [judge_named(name, allow_download=options.allow_download) for name in options.judge or ()] or None
     concepts = list(dict.fromkeys(concept for erasure in erasures for concept in erasure.provenance.concepts))
@@ -101,8 +102,9 @@ def _evaluate(options: argparse.Namespace) -> None:
         tolerate_damaged=options.tolerate_damaged,
         keep_images=not options.no_images,
     )
-    print(table(report))
-    print(options.output / "report.html")
+    if joined(pipe.device).is_main:
+        print(table(report))
+        print(options.output / "report.html")
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
