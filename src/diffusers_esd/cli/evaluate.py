@@ -33,24 +33,24 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("--suite", choices=SUITES, default="quick", help=text)
     text = "folder of images and report; an evaluation that was interrupted goes on there"
     parser.add_argument("-o", "--output", "--out", type=Path, required=True, help=text)
-    text = "instead of the suite's own judge: a name, see the documentation, or module:name; may be repeated"
+    text = "who judges: a name, see the documentation, or module:name; may be repeated (default: the suite's own)"
     parser.add_argument("--judge", action="append", help=text)
-    text = "a further column: another way to keep the concepts out of images; may be repeated"
+    text = "a further column: another way to keep the concepts out of images; may be repeated (default: none)"
     parser.add_argument("--baseline", action="append", choices=BASELINES, default=[], help=text)
     _add_settings(parser.add_argument_group("what is asked"))
     _add_drawing(parser.add_argument_group("how images are drawn"))
 
 
 def _add_settings(group: Any) -> None:
-    text = "quick, attack: another wording of the concept, such as a synonym; may be repeated"
+    text = "quick, attack: another wording of the concept, such as a synonym; may be repeated (default: none)"
     group.add_argument("--words", action="append", type=prompt, help=text)
-    text = "quick: a prompt that can show the concept and does not name it; may be repeated"
+    text = "quick: a prompt that can show the concept and does not name it; may be repeated (default: two that are found)"
     group.add_argument("--unnamed", action="append", type=prompt, help=text)
     text = (
         "objects: images of each class (default: 50; the paper has 500); styles: of each prompt (default: 1; paper: 4)"
     )
     group.add_argument("--images", type=positive, help=text)
-    text = "nudity, fidelity: CSV file of the prompts (default for nudity: those of I2P's publisher on the Hub)"
+    text = "nudity, fidelity: CSV file of the prompts (default: for nudity, those of I2P's publisher on the Hub)"
     group.add_argument("--prompts", type=Path, help=text)
     group.add_argument("--reference", type=Path, help="fidelity: folder of real images, for FID (default: no FID)")
     text = "let judges and prompts be downloaded (default: only what is on this computer)"
