@@ -221,6 +221,7 @@ def test_options_and_images_are_the_callers(tmp_path: Path) -> None:
     [
         ({"batch_size": 0}, ValueError, "`batch_size` must be 1 or more, got 0"),
         ({"tolerate_damaged": -1}, ValueError, "`tolerate_damaged` must be 0 or more, got -1"),
+        ({"options": {"generator": torch.Generator()}}, TypeError, "^`options` must have JSON types: .*Generator"),
         ({}, ValueError, "^There is nothing to evaluate; give `erasures` or `methods`"),
         ({"methods": [evaluated.Ending(), evaluated.Ending()]}, ValueError, "^Two methods have the name 'again'"),
         ({"methods": [evaluated.Ending()], "judges": [Bright(), Bright(0.1)]}, ValueError, "^Two judges have the name"),

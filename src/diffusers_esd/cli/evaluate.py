@@ -44,7 +44,7 @@ def add_commands(commands: Any) -> None:
 def _add_settings(group: Any) -> None:
     text = "quick, attack: another wording of the concept, such as a synonym; may be repeated (default: none)"
     group.add_argument("--words", action="append", type=prompt, help=text)
-    text = "quick: a prompt that can show the concept and does not name it; may be repeated (default: two that are found)"
+    text = "quick: a prompt that can show the concept and does not name it; may be repeated (default: two are found)"
     group.add_argument("--unnamed", action="append", type=prompt, help=text)
     text = (
         "objects: images of each class (default: 50; the paper has 500); styles: of each prompt (default: 1; paper: 4)"
@@ -69,6 +69,7 @@ def _add_drawing(group: Any) -> None:
 
 
 def _count(text: str) -> int:
+    """A whole number, 0 or more; a `type` of `argparse`."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"must be a whole number, 0 or more; got {text!r}.")
     return int(text)
