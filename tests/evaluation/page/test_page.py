@@ -26,7 +26,7 @@ from diffusers_esd.evaluation.page.page import (
 )
 from diffusers_esd.evaluation.page.view import curves_of, matrix_of
 from diffusers_esd.report import Report
-from diffusers_esd.report_rows import Column
+from diffusers_esd.report_rows import Column, Estimate
 
 MEAN = '<b onclick="x()">&\'"</b>'
 LONG = "a concept with a very long name, such as the_title_of_a_painting_that_nobody_can_remember_in_one_piece"
@@ -127,8 +127,13 @@ def test_pictures_are_small() -> None:
 
 
 def test_tiles_compare_with_the_base_model() -> None:
-    (tile,) = tiles_of(a_report())
+    report = a_report()
+    (tile,) = tiles_of(report)
     assert (tile.method, tile.figures) == ("no-a-cat", (("named: a cat", "0.75 → 0.25"),))
+    score = replace(report.rows[1], group="named", concept="a cat", figures={"base": Estimate(9, None, None, 4, 4)})
+    assert tiles_of(replace(report, rows=(report.rows[0], score))) == (tile,), (
+        "a score of the same prompts is not a rate"
+    )
 
 
 def test_facts_are_everything_that_is_needed_to_repeat_it() -> None:
