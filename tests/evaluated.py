@@ -6,8 +6,9 @@ import os
 import resource
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from PIL.Image import Image
 from tiny import tiny_pipeline
 
 from diffusers_esd import Report, evaluate
+from diffusers_esd.cli import main
 from diffusers_esd.evaluation.judges.base import Finding, Judge, Kind, Picture
 from diffusers_esd.evaluation.methods import Base, Draw, base_record, drawer
 from diffusers_esd.evaluation.prompts import Prompt, PromptSet, repeated
@@ -52,6 +54,15 @@ class Bright(Judge):
         self.seen += [picture.prompt.case for picture in pictures]
         values = [brightness(picture.image) for picture in pictures]
         return [(Finding("bright" if value > self.threshold else "dark", value),) for value in values]
+
+
+class Everything(Bright):
+    """Knows every label."""
+
+    name = "knows everything"
+
+    def knows(self, label: str) -> bool:
+        return True
 
 
 class Brightness(Judge):
@@ -107,21 +118,32 @@ class Ending(Base):
             self.drawn += len(images)
             return images
 
-        yield counting
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        try:
+            yield counting
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def run_small(folder: Path, after: int | None = None, how: str = "killed") -> tuple[Report, int]:
+def run_small(output: Path, after: int | None = None, how: str = "killed") -> tuple[Report, int]:
     """Evaluate an erasure and the base model again; also how many images this process drew of that.
 
     Args:
-        folder: Of the evaluation.
+        output: Folder of the evaluation.
         after: See `Ending`.
         how: See `Ending`.
     """
     pipe, again = tiny_pipeline(), Ending(after, how)
-    erasure = made(pipe, rank=2)
-    report = evaluate(pipe, erasure, suite=small_suite(), output_dir=folder, methods=[again], batch_size=2)
+    erasure = made(pipe, rank=2, group="esd-x")
+    report = evaluate(pipe, erasure, suite=small_suite(), output_dir=output, methods=[again], batch_size=2)
     return replace(report, picture=None), again.drawn
+
+
+def called(arguments: list[str]) -> tuple[int, str]:
+    """The exit code of a command, and what it prints."""
+    printed = StringIO()
+    with redirect_stdout(printed):
+        return main(arguments), printed.getvalue()
 
 
 def images_of(folder: Path) -> dict[str, Path]:
@@ -145,9 +167,7 @@ def a_report(**changes: Any) -> Report:
         by_label={"a cat": rates, "a dog": rates},
     )
     scores = {"base": Estimate(120.0, None, None, 3, 4)}
-    other = Row(
-        group="general", concept="", judge="scores", label="", measure="mean", better="higher", figures=scores
-    )
+    other = Row(group="general", concept="", judge="scores", label="", measure="mean", better="higher", figures=scores)
     erasures = {"erasures": [{"name": "no-a-cat", "scale": 1.0, "weights": "0" * 64}]}
     values: dict[str, Any] = {
         "suite": "quick",

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from controls import must_fail
+from evaluated import a_report
 from huggingface_hub import ModelCard
 from made import made, with_provenance
 from tiny import tiny_pipeline
@@ -31,14 +32,14 @@ def written(erasure: Erasure, **options: Any) -> ModelCard:
 
 def test_the_card_says_what_there_is_to_say(erasure: Erasure) -> None:
     known = with_provenance(erasure, base_model="someone/model")
-    card = written(known, kohya="no-cat.kohya.safetensors", images={"a cat": "images/00.png"}, evaluation="| gone |")
+    card = written(known, kohya="no-cat.kohya.safetensors", images={"a cat": "images/00.png"})
     assert card.data.base_model == "someone/model"
     assert card.data.pipeline_tag == "text-to-image"
     assert card.data.to_dict()["widget"] == [{"text": "a cat", "output": {"url": "images/00.png"}}]
     for words in (
         "This adapter erases “a cat” from someone/model.", "| group | esd-u |", "eta = 1", "8 iterations of 1",
         "<Gallery />",
-        "| gone |", f'pipe.load_lora_weights("{REPO}", adapter_name="no-a-cat")', f'stack(pipe, {{"{REPO}": 1.0}})',
+        f'pipe.load_lora_weights("{REPO}", adapter_name="no-a-cat")', f'stack(pipe, {{"{REPO}": 1.0}})',
         "`no-cat.kohya.safetensors`", "A LoRA can be removed", "attacks may bring a concept back",
         "licence of the base model applies",
     ):  # fmt: skip
@@ -48,6 +49,20 @@ def test_the_card_says_what_there_is_to_say(erasure: Erasure) -> None:
     assert plain.data.base_model is None, "a local name is not an id"
     assert "<Gallery />" not in plain.text
     assert update_card(str(card), str(card)).strip() == str(card).strip(), "updating with itself changes nothing"
+
+
+def test_the_card_says_what_an_evaluation_found(erasure: Erasure) -> None:
+    text = written(erasure, report=a_report(), report_picture="report.png").text
+    for words in (
+        "## What is gone and what stayed",
+        "![Images of the base model and of the erasure](report.png)",
+        "| named: a cat (a judge) | ████████░░ 0.75 (0.30 to 0.95) | ██░░░░░░░░ 0.25 (0.05 to 0.70) | 4 of 4 |",
+        "Suite quick, 2026-01-31; judged by a judge, scores.",
+    ):
+        assert words in text
+    assert "![" not in written(erasure, report=a_report()).text
+    with must_fail("without a report, there is no table"):
+        assert "What is gone" in written(erasure).text
 
 
 def test_the_card_of_a_merge_or_an_import_claims_no_training(erasure: Erasure) -> None:

@@ -101,7 +101,9 @@ def test_rows_are_found() -> None:
     assert report.methods == ("base", "no-a-cat")
     assert report.row("named", "a cat") == report.rows[0]
     assert report.row("general", judge="scores") == report.rows[1]
-    with pytest.raises(KeyError, match=r"0 rows are 'named' of 'a dog'; the report has general \(scores\), named: a cat"):
+    with pytest.raises(
+        KeyError, match=r"0 rows are 'named' of 'a dog'; the report has general \(scores\), named: a cat"
+    ):
         report.row("named", "a dog")
 
 
@@ -125,7 +127,7 @@ def test_columns_of_two_reports_stand_beside_each_other() -> None:
     [
         ({"suite": "objects"}, "their suite differ: 'quick' and 'objects'"),
         ({"options": {"num_inference_steps": 50}}, "their options differ: num_inference_steps: 2 and 50"),
-        ({"judges": {"a judge": {"weights": "3"}, "scores": {}}}, f"their judges differ: a judge: weights: '{'2' * 64}' and '3'"),
+        ({"judges": {"a judge": {"weights": "3"}, "scores": {}}}, r"their judges differ: a judge: weights: '2+'"),
         ({"attacks": {"x": {"steps": 1}}}, "their attacks differ: x: None and "),
         ({"prompts": {"name": "quick"}}, "their prompts differ: digest: '1+' and None; licence"),
     ],

@@ -50,7 +50,9 @@ def test_the_whole_report_says_how_it_was_made() -> None:
 
 def test_the_summary_has_what_a_method_erases_and_what_must_stay() -> None:
     report = a_report()
-    assert summary(report, "no-a-cat") == {"named: a cat": report.rows[0].figures["no-a-cat"]}
+    assert summary(report, "no-a-cat") == {"named: a cat": report.rows[0]}
     assert summary(report, "base") == {}, "the base model erases nothing, and a mean is not a rate"
     kept = replace(report.rows[0], concept="", group="general")
     assert list(summary(replace(report, rows=(kept,)), "base")) == ["general"]
+    both = replace(report, rows=(kept, replace(kept, judge="another")))
+    assert list(summary(both, "base")) == ["general (a judge)", "general (another)"]

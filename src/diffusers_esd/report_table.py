@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .report import Report
-from .report_rows import Estimate, Row
+from .report_rows import Row
 
 _WIDTH = 10
 
@@ -90,16 +90,18 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def summary(report: Report, method: str) -> dict[str, Estimate]:
-    """The figures of a method that say most: of its own concepts, and of what must stay.
+def summary(report: Report, method: str) -> dict[str, Row]:
+    """The rows that say most about a method: rates of its own concepts, and of what must stay.
 
     Args:
         report: The report.
         method: Name of the method.
 
     Returns:
-        Figures by title, `"named: a cat"`.
+        Rows by title, `"named: a cat"`; with the judge if there are several.
     """
     erases: Sequence[str] = next(column.erases for column in report.columns if column.name == method)
-    own = [row for row in report.rows if row.measure == "rate" and (not row.concept or row.concept in erases)]
-    return {row.title: row.figures[method] for row in own if method in row.figures}
+    rates = [row for row in report.rows if row.measure == "rate" and method in row.figures]
+    own = [row for row in rates if not row.concept or row.concept in erases]
+    several = len({row.judge for row in own}) > 1
+    return {f"{row.title} ({row.judge})" if several else row.title: row for row in own}

@@ -88,7 +88,9 @@ def test_an_attack_draws_its_prompts_and_sees_its_targets(pipe: Any, tmp_path: P
 
 def test_wrong_targets_are_named(tmp_path: Path) -> None:
     folder, prompts = Folder(tmp_path), small_suite().prompts
-    with pytest.raises(ValueError, match=r"^The attack 'suffix' learns from the case 'x', which is not in the prompts\.$"):
+    with pytest.raises(
+        ValueError, match=r"^The attack 'suffix' learns from the case 'x', which is not in the prompts\.$"
+    ):
         pictures_of(folder, "base", Suffix("x"), prompts)
     folder.write_image("base", "named-0000", Image.new("RGB", (2, 2)))
     (folder.images("base") / "named-0000.png").write_bytes(b"")

@@ -36,7 +36,9 @@ class Beside(Bright):
     name = "beside"
 
     def __call__(self, pictures: Sequence[Picture]) -> list[tuple[Finding, ...]]:
-        return [(Finding("bright" if p.image.getpixel((0, 0)) > p.base.getpixel((0, 0)) else "dark", 1),) for p in pictures]
+        return [
+            (Finding("bright" if p.image.getpixel((0, 0)) > p.base.getpixel((0, 0)) else "dark", 1),) for p in pictures
+        ]
 
 
 @pytest.fixture

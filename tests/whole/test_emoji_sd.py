@@ -8,7 +8,11 @@ import pytest
 import torch
 from controls import must_fail
 from emoji_sd import OBJECTS, STYLES, WEIGHTS, Judge, Rates, class_of, draw, load, phrase, some_pairs
+from emoji_sd.recogniser import EmojiJudge
 from emoji_sd.vocabulary import all_captions, captions
+
+from diffusers_esd.evaluation.judges.base import Picture
+from diffusers_esd.evaluation.prompts import Prompt
 
 
 def test_captions_are_those_of_the_model() -> None:
@@ -39,6 +43,27 @@ def test_weights_are_small_and_attributed() -> None:
     assert sum(path.stat().st_size for path in files) < 20_000_000
     text = Path(WEIGHTS.parent / "ATTRIBUTION.md").read_text(encoding="utf-8")
     assert all(word in text for word in ("twemoji", "noto", "fluentui-emoji", "emojitwo", "CC BY 4.0", "Apache"))
+
+
+def test_the_judge_of_an_evaluation_sees_what_the_judge_sees() -> None:
+    pipe, judge = load(), EmojiJudge()
+    seen = [("cat", "mono"), ("dog", "noto"), ("key", "mono"), ("pizza", "noto")]
+    images = draw(pipe, [phrase(word, style) for word, style in seen], steps=10)
+    probabilities = Judge.from_pretrained()(images)
+    pictures = [Picture(Prompt(case="x", text="", seed=0), image, image) for image in pipe.numpy_to_pil(
+        (images.permute(0, 2, 3, 1).numpy() + 1) / 2
+    )]  # fmt: skip
+    found = judge(pictures)
+    for i, (thing, style) in enumerate(found):
+        assert thing.label == phrase(list(OBJECTS)[probabilities.objects[i].argmax()])
+        assert style.label == f"art in {list(STYLES)[probabilities.styles[i].argmax()]} style"
+        assert thing.score == pytest.approx(probabilities.objects[i].max().item(), abs=0.02)
+    rights = [phrase(word) == thing.label for (word, _), (thing, _) in zip(seen, found, strict=True)]
+    assert sum(rights) >= 3, "it recognises what the prompts name"
+    assert judge.knows("a cat")
+    assert judge.knows("art in mono style")
+    with must_fail("a caption of something else"):
+        assert judge.knows("a zebra")
 
 
 def test_a_picture_does_not_depend_on_its_batch() -> None:

@@ -227,6 +227,8 @@ ELSEWHERE = {
     "training.begin": "training.test_checkpoint",
     "training.train": "whole.test_parity",
     "training.trajectory": "whole.test_parity",
+    "evaluation.attacks.base": "evaluation.test_images",
+    "evaluation.judges.base": "evaluation.test_judging",
     "families": "families.test_families",
     "families.base": "families.test_families",
     "families.stable_diffusion": "families.test_families",

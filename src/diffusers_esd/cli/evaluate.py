@@ -33,24 +33,24 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("--suite", choices=SUITES, default="quick", help=text)
     text = "folder of images and report; an evaluation that was interrupted goes on there"
     parser.add_argument("-o", "--output", "--out", type=Path, required=True, help=text)
-    text = "instead of the suite's own judge: a name, see the documentation, or module:name; may be repeated"
+    text = "who judges: a name, see the documentation, or module:name; may be repeated (default: the suite's own)"
     parser.add_argument("--judge", action="append", help=text)
-    text = "a further column: another way to keep the concepts out of images; may be repeated"
+    text = "a further column: another way to keep the concepts out of images; may be repeated (default: none)"
     parser.add_argument("--baseline", action="append", choices=BASELINES, default=[], help=text)
     _add_settings(parser.add_argument_group("what is asked"))
     _add_drawing(parser.add_argument_group("how images are drawn"))
 
 
 def _add_settings(group: Any) -> None:
-    text = "quick, attack: another wording of the concept, such as a synonym; may be repeated"
+    text = "quick, attack: another wording of the concept, such as a synonym; may be repeated (default: none)"
     group.add_argument("--words", action="append", type=prompt, help=text)
-    text = "quick: a prompt that can show the concept and does not name it; may be repeated"
+    text = "quick: a prompt that can show the concept and does not name it; may be repeated (default: two are found)"
     group.add_argument("--unnamed", action="append", type=prompt, help=text)
     text = (
         "objects: images of each class (default: 50; the paper has 500); styles: of each prompt (default: 1; paper: 4)"
     )
     group.add_argument("--images", type=positive, help=text)
-    text = "nudity, fidelity: CSV file of the prompts (default for nudity: those of I2P's publisher on the Hub)"
+    text = "nudity, fidelity: CSV file of the prompts (default: for nudity, those of I2P's publisher on the Hub)"
     group.add_argument("--prompts", type=Path, help=text)
     group.add_argument("--reference", type=Path, help="fidelity: folder of real images, for FID (default: no FID)")
     text = "let judges and prompts be downloaded (default: only what is on this computer)"
@@ -69,6 +69,7 @@ def _add_drawing(group: Any) -> None:
 
 
 def _count(text: str) -> int:
+    """A whole number, 0 or more; a `type` of `argparse`."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"must be a whole number, 0 or more; got {text!r}.")
     return int(text)
@@ -84,15 +85,17 @@ def _evaluate(options: argparse.Namespace) -> None:
     from ..evaluation.judges.named import judge_named
     from ..evaluation.suites import suite_named
     from ..report_table import table
+    from ..training.launch import joined
 
     judges = [judge_named(name, allow_download=options.allow_download) for name in options.judge or ()] or None
-    pipe = load_pipeline(options)
     concepts = list(dict.fromkeys(concept for erasure in erasures for concept in erasure.provenance.concepts))
+    settings = _for_concepts(settings, concepts)
+    pipe = load_pipeline(options)
     drawing = {"num_inference_steps": options.steps, "guidance_scale": options.guidance_scale}
     report = evaluate(
         pipe,
         erasures,
-        suite=suite_named(options.suite, pipe, list(erasures), judges, **_for_concepts(settings, concepts)),
+        suite=suite_named(options.suite, pipe, list(erasures), judges, **settings),
         output_dir=options.output,
         methods=[_baseline(name, concepts) for name in options.baseline],
         options={name: value for name, value in drawing.items() if value is not None},
@@ -100,12 +103,13 @@ def _evaluate(options: argparse.Namespace) -> None:
         tolerate_damaged=options.tolerate_damaged,
         keep_images=not options.no_images,
     )
-    print(table(report))
-    print(options.output / "report.html")
+    if joined(pipe.device).is_main:
+        print(table(report))
+        print(options.output / "report.html")
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings of the suite that were given.
+    """The settings of the suite: those that were given, and whether judges may be downloaded.
 
     Raises:
         ValueError: If one is for another suite.
@@ -116,9 +120,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         if name not in _SETTINGS[options.suite]:
             suites = " and ".join(suite for suite, own in _SETTINGS.items() if name in own)
             raise ValueError(f"--{name} is for the suite {suites}, and --suite is {options.suite}.")
-    if options.suite not in ("quick", "attack"):
-        given["allow_download"] = options.allow_download
-    return given
+    return {**given, "allow_download": options.allow_download}
 
 
 def _for_concepts(settings: dict[str, Any], concepts: list[str]) -> dict[str, Any]:

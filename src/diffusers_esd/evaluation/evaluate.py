@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -79,6 +80,7 @@ def evaluate(
     """
     _COUNT("tolerate_damaged", tolerate_damaged)
     _BATCH("batch_size", batch_size)
+    _check_json(options or {})
     parts = [] if erasures is None else read_all(erasures)
     folder = Folder(Path(output_dir))
     folder.check()
@@ -98,6 +100,14 @@ def evaluate(
         return processes.from_main(
             lambda: _report(pipe, columns, chosen, folder, erased, tolerate_damaged, keep_images)
         )
+
+
+def _check_json(options: Mapping[str, Any]) -> None:
+    """Images of other options must not be taken for these, so the folder must be able to say what they are."""
+    try:
+        json.dumps(dict(options))
+    except TypeError as error:
+        raise TypeError(f"`options` must have JSON types: texts, numbers, lists ({error}).") from error
 
 
 def _columns(parts: Sequence[Any]) -> list[Method]:

@@ -11,6 +11,7 @@ from ..erasure import Erasure
 from ..limits import GENERIC
 from .attacks.wordings import wordings
 from .judges.base import Judge
+from .judges.clip import CLIP, CLIPZeroShot
 from .prompts import Prompt, PromptSet
 from .suite import Suite
 from .surroundings import surroundings
@@ -43,6 +44,7 @@ def quick(
     *,
     words: Mapping[str, Sequence[str]] | None = None,
     unnamed: Mapping[str, Sequence[str]] | None = None,
+    allow_download: bool = False,
 ) -> Suite:
     """A first answer about erasures, of some 90 images for each concept and method.
 
@@ -52,6 +54,7 @@ def quick(
         judges: One that recognises concepts; `None` means CLIP, zero-shot.
         words: Further wordings of each concept: synonyms, other languages.
         unnamed: Prompts that can show a concept without its words; without them, the nearest general prompt.
+        allow_download: Whether CLIP's weights may be downloaded.
 
     Raises:
         ValueError: If there is no erasure, or `words` or `unnamed` has a concept that is not erased.
@@ -59,6 +62,7 @@ def quick(
     """
     if not erasures:
         raise ValueError("The suite 'quick' asks about erasures; give at least one.")
+    clip = None if judges else CLIP(allow_download=allow_download)  # weights that are missing are an error at once
     known = _all_known(judges)
     found: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
     concepts = {concept: e.config for e in erasures for concept in e.provenance.concepts}
@@ -75,7 +79,9 @@ def quick(
         hidden = (unnamed or {}).get(concept) or around.unnamed
         found["named", concept] = [(concept, concept, "")] * NAMED
         found["other words", concept] = [(text, concept, "") for text in dict.fromkeys(other) for _ in range(EACH)]
-        found["unnamed", concept] = [(text, concept, "") for text in hidden for _ in range(max(1, UNNAMED // len(hidden)))]
+        found["unnamed", concept] = [
+            (text, concept, "") for text in hidden for _ in range(max(1, UNNAMED // len(hidden)))
+        ]
         found["negative prompt", concept] = [(concept, concept, AGAINST)] * (NAMED // 2)
         for group, prompts in (("neighbours by text", around.by_text), ("neighbours by score", around.by_score)):
             rows = found.setdefault((group, ""), [])
@@ -83,7 +89,7 @@ def quick(
     general = [p for p in GENERAL if p not in concepts and known(p)]
     found["general", ""] = [(p, p, "") for p in general for _ in range(EACH)]
     asked = _prompts(found)
-    return Suite("quick", asked, tuple(judges or _clip(asked)), groups=GROUPS, notes=tuple(notes))
+    return Suite("quick", asked, tuple(judges or [_zero_shot(asked, clip)]), groups=GROUPS, notes=tuple(notes))
 
 
 def _prompts(found: Mapping[tuple[str, str], Sequence[tuple[str, str, str]]]) -> PromptSet:
@@ -113,8 +119,7 @@ def _all_known(judges: Sequence[Judge] | None) -> Callable[[str], bool]:
     return lambda label: all(judge.knows(label) for judge in recognisers)
 
 
-def _clip(prompts: PromptSet) -> list[Judge]:
-    from .judges.clip import CLIPZeroShot
-
+def _zero_shot(prompts: PromptSet, clip: CLIP | None) -> Judge:
+    """Tells the labels of all prompts from each other, and from the most general ones."""
     labels = dict.fromkeys(label for prompt in prompts for label in prompt.labels.values())
-    return [CLIPZeroShot([*labels, *(p for p in GENERIC if p not in labels)])]
+    return CLIPZeroShot([*labels, *(p for p in GENERIC if p not in labels)], clip=clip)

@@ -199,6 +199,7 @@ def attack(
     judges: Sequence[Judge] | None = None,
     *,
     words: Mapping[str, Sequence[str]] | None = None,
+    allow_download: bool = False,
 ) -> Suite:
     """Concept Inversion in both modes with its controls, and other wordings, for each concept.
 
@@ -207,11 +208,12 @@ def attack(
         erasures: What is evaluated.
         judges: One that recognises concepts; `None` means CLIP, zero-shot.
         words: Further wordings of each concept.
+        allow_download: Whether CLIP's weights may be downloaded.
 
     Raises:
         ValueError: If there is no erasure.
     """
-    asked = quick(pipe, erasures, judges, words=words)
+    asked = quick(pipe, erasures, judges, words=words, allow_download=allow_download)
     kept = [prompt for prompt in asked.prompts if prompt.group in ("named", "other words")]
     other = next((p.text for p in asked.prompts if p.group.startswith("neighbours")), GENERAL[0])
     fields = {"group": "another concept", "labels": {"subject": other}}

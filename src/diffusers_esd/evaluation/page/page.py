@@ -106,11 +106,9 @@ def tiles_of(report: Report) -> tuple[Tile, ...]:
     base = report.methods[0]
     tiles = []
     for method in report.methods[1:]:
-        own, before = summary(report, method), summary(report, base)
-        rows = {row.title: row.figures[base] for row in report.rows if row.title in own and base in row.figures}
         figures = [
-            (title, f"{before.get(title, rows.get(title, figure)).value:.2f} → {figure.value:.2f}")
-            for title, figure in own.items()
+            (title, " → ".join(f"{row.figures[name].value:.2f}" for name in (base, method) if name in row.figures))
+            for title, row in summary(report, method).items()
         ]
         tiles.append(Tile(method, tuple(figures)))
     return tuple(tiles)
