@@ -98,7 +98,7 @@ def test_imports_go_to_lower_layers(name: str) -> None:
     ("name", "source"),
     [
         ("config", "from .training.trainer import ESDTrainer"),
-        ("families.flux", "from .aura_flow import AuraFlow"),
+        ("families.aura_flow", "from .flux import Flux"),
         ("training.pool", "def f():\n    from .trainer import ESDTrainer"),
         ("erasure", "from .nowhere import nothing"),
         ("training.pool", "def f():\n    from .. import ESDTrainer"),

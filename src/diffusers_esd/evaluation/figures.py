@@ -1,8 +1,8 @@
 """Figures: the fourth stage. Rates, means and counts of what judges found, with intervals of 95 %.
 
 A rate has Wilson's interval. A mean, a count and every difference to the base model have a bootstrap interval: 2,000
-resamples of the cases, those of method and base together. Images of the same prompt are not independent, so the
-intervals say how much other seeds would change a figure, not other prompts.
+resamples of the cases, those of method and base together; none if all numbers are equal. Images of the same prompt are
+not independent, so the intervals say how much other seeds would change a figure, not other prompts.
 """
 
 from __future__ import annotations
@@ -143,6 +143,8 @@ def estimate(values: Sequence[float], expected: int, measure: Measure) -> Estima
     if measure == "rate":
         interval = wilson(round(total), n)
         return Estimate(total / n, interval.low, interval.high, n, expected)
+    if len(set(values)) == 1:  # resamples of equal numbers are equal, and would look certain
+        return Estimate(total / n if measure == "mean" else total, None, None, n, expected)
     low, high = _bootstrap(torch.tensor(values, dtype=torch.float64))
     factor = n if measure == "count" else 1
     return Estimate(total / n * factor, low * factor, high * factor, n, expected)
