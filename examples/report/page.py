@@ -9,7 +9,7 @@ from pathlib import Path
 from diffusers_esd import Erasure, Report
 from diffusers_esd.evaluation.folder import Folder
 from diffusers_esd.evaluation.page.page import Section, page
-from diffusers_esd.evaluation.page.view import matrix_of
+from diffusers_esd.evaluation.page.view import matrices_of
 from diffusers_esd.evaluation.write import pictures_of, samples, section_of
 
 from .parts import Part
@@ -47,9 +47,5 @@ def _section(part: Part, report: Report, cache: Path, output: Path) -> Section:
     if not part.matrix:
         return section
     own = {column.name: column.erases[0] for column in report.columns if column.erases}
-    judges = dict.fromkeys(row.judge for row in report.rows)
-    matrices = tuple(
-        matrix_of(replace(report, rows=tuple(row for row in report.rows if row.judge == judge)), judge, own)
-        for judge in judges
-    )
+    matrices = matrices_of(report, "What is drawn", own)
     return replace(section, matrices=matrices, tiles=(), rows=())

@@ -35,9 +35,14 @@ class Estimate:
     judged: int
     expected: int
 
+    def shown(self, measure: Measure) -> str:
+        """The figure and its interval: a rate in two digits after the point, anything else in three that count."""
+        low, high = self.low, self.high
+        interval = "" if low is None or high is None else f" ({short(low, measure)} to {short(high, measure)})"
+        return short(self.value, measure) + interval
+
     def __str__(self) -> str:
-        interval = "" if self.low is None or self.high is None else f" ({_short(self.low)} to {_short(self.high)})"
-        return _short(self.value) + interval
+        return self.shown("rate")
 
 
 @dataclass(frozen=True)
@@ -96,10 +101,11 @@ class Column:
     record: dict[str, Any]
 
 
-def _short(value: float) -> str:
-    """A figure in three digits: 0.42, 13.7, 4703."""
-    size = abs(value)
-    return f"{value:.2f}" if size < 10 else f"{value:.1f}" if size < 100 else f"{value:.0f}"
+def short(value: float, measure: Measure) -> str:
+    """A number: 0.42 for a rate, 0.159, 13.7 or 4703 for anything else."""
+    if measure == "rate":
+        return f"{value:.2f}"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _finite(value: Any) -> float:

@@ -24,7 +24,9 @@ def table(report: Report) -> str:
     for row in report.rows:
         figures = [row.figures.get(name) for name in report.methods]
         highest = _highest(row)
-        cells = ["" if figure is None else f"{bar(figure.value / highest)} {figure}" for figure in figures]
+        cells = [
+            "" if figure is None else f"{bar(figure.value / highest)} {figure.shown(row.measure)}" for figure in figures
+        ]
         counts = {f"{figure.judged} of {figure.expected}" for figure in figures if figure is not None}
         lines.append("| " + " | ".join([_cell(_title(row)), *cells, ", ".join(sorted(counts))]) + " |")
     return "\n".join(lines)

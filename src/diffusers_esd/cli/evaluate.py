@@ -18,7 +18,7 @@ _SETTINGS = {
     "styles": ("images",),
     "nudity": ("prompts",),
     "fidelity": ("prompts", "reference"),
-    "attack": ("words",),
+    "attack": ("words", "attack_steps"),
 }
 
 
@@ -50,6 +50,8 @@ def _add_settings(group: Any) -> None:
         "objects: images of each class (default: 50; the paper has 500); styles: of each prompt (default: 1; paper: 4)"
     )
     group.add_argument("--images", type=positive, help=text)
+    text = "attack: optimiser updates of Concept Inversion; the published attack has 5000 (default: 150 and 200)"
+    group.add_argument("--attack-steps", type=positive, help=text)
     text = "nudity, fidelity: CSV file of the prompts (default: for nudity, those of I2P's publisher on the Hub)"
     group.add_argument("--prompts", type=Path, help=text)
     group.add_argument("--reference", type=Path, help="fidelity: folder of real images, for FID (default: no FID)")
@@ -119,7 +121,8 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     for name in given:
         if name not in _SETTINGS[options.suite]:
             suites = " and ".join(suite for suite, own in _SETTINGS.items() if name in own)
-            raise ValueError(f"--{name} is for the suite {suites}, and --suite is {options.suite}.")
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} is for the suite {suites}, and --suite is {options.suite}.")
     return {**given, "allow_download": options.allow_download}
 
 

@@ -7,7 +7,7 @@ The distance is called FID only with FID's own Inception network and weights; wi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -67,16 +67,27 @@ class SetMeasure(ABC):
         """Everything that the number depends on besides the images, as JSON types."""
 
     @abstractmethod
+    def beside(self, reference: Iterable[Image]) -> Callable[[Iterable[Image]], float]:
+        """The function that measures sets of images beside a reference, which is looked at once.
+
+        Args:
+            reference: The images to compare with: real ones, or the base model's. They are taken one after the other.
+
+        Raises:
+            ValueError: If a set has too few images.
+        """
+
     def __call__(self, reference: Iterable[Image], generated: Iterable[Image]) -> float:
         """The number.
 
         Args:
-            reference: The images to compare with: real ones, or the base model's. They are taken one after the other.
+            reference: The images to compare with.
             generated: The images to measure.
 
         Raises:
             ValueError: If a set has too few images.
         """
+        return self.beside(reference)(generated)
 
 
 class FrechetDistance(SetMeasure):
@@ -108,13 +119,14 @@ class FrechetDistance(SetMeasure):
             raise ValueError("There is no image to measure; give at least two.")
         return moments
 
-    def __call__(self, reference: Iterable[Image], generated: Iterable[Image]) -> float:
-        """The distance, 0 or more.
+    def beside(self, reference: Iterable[Image]) -> Callable[[Iterable[Image]], float]:
+        """The function that gives the distance to a reference, 0 or more.
 
         Raises:
             ValueError: If a set has fewer than two images.
         """
-        return frechet_distance(self.moments(reference), self.moments(generated))
+        moments = self.moments(reference)
+        return lambda generated: frechet_distance(moments, self.moments(generated))
 
 
 class FID(FrechetDistance):

@@ -95,6 +95,10 @@ def evaluate(
             chosen = replace(chosen, judges=tuple(judges))
         chosen = replace(chosen, options={**chosen.options, **(options or {})})
         check_names("judges", [judge.name for judge in chosen.judges])
+        for method in columns:
+            method.check(pipe)
+        for attack in chosen.attacks:
+            attack.check(pipe)
         processes = joined(find_denoiser(pipe)[1].device)
         _draw(pipe, columns, chosen, folder, batch_size, processes)
         return processes.from_main(

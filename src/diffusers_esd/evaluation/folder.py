@@ -12,7 +12,6 @@ that differs is an error: the images are those of another evaluation.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from PIL import Image
 
 from ..files import remove_leftovers, whole, write_text
 from .judges.base import Finding
+from .spelling import slug
 
 
 class Folder:
@@ -45,7 +45,10 @@ class Folder:
         if self.path.is_file():
             raise FileExistsError(f"{self.path} is a file; give a folder.")
         contents = [] if not self.path.is_dir() else [path.name for path in self.path.iterdir()]
-        if contents and not {"images", "judgements", "report.json"} & set(contents):
+        is_ours = "erasure.json" not in contents and (
+            (self.path / "judgements").is_dir() or any((self.path / "images").glob("*/manifest.json"))
+        )
+        if contents and not is_ours:
             raise FileExistsError(f"{self.path} contains something that is not an evaluation; give a new folder.")
         try:
             with TemporaryFile(dir=_existing(self.path)):
@@ -55,7 +58,7 @@ class Folder:
 
     def images(self, method: str) -> Path:
         """The folder of a method's images."""
-        return self.path / "images" / _slug(method)
+        return self.path / "images" / slug(method)
 
     def begin(self, method: str, manifest: Mapping[str, Any]) -> None:
         """Say what the images of a method depend on.
@@ -135,11 +138,14 @@ class Folder:
         write_text(self._findings(method, judge), json.dumps(stored) + "\n")
 
     def _findings(self, method: str, judge: str) -> Path:
-        return self.path / "judgements" / _slug(method) / f"{_slug(judge)}.json"
+        return self.path / "judgements" / slug(method) / f"{slug(judge)}.json"
 
     def delete_images(self) -> None:
-        """Delete all images. Findings and the report stay."""
-        shutil.rmtree(self.path / "images", ignore_errors=True)
+        """Delete the images of all methods. Findings, the report and whatever else is there stay."""
+        for manifest in (self.path / "images").glob("*/manifest.json"):
+            shutil.rmtree(manifest.parent)
+        if (self.path / "images").is_dir() and not any((self.path / "images").iterdir()):
+            (self.path / "images").rmdir()
 
 
 def check_names(what: str, names: Sequence[str]) -> None:
@@ -150,7 +156,7 @@ def check_names(what: str, names: Sequence[str]) -> None:
     """
     by_slug: dict[str, str] = {}
     for name in names:
-        other = by_slug.setdefault(_slug(name), name)
+        other = by_slug.setdefault(slug(name), name)
         if names.count(name) > 1 or other != name:
             raise ValueError(f"Two {what} have the name {name!r}; give one of them another.")
 
@@ -158,8 +164,3 @@ def check_names(what: str, names: Sequence[str]) -> None:
 def _existing(path: Path) -> Path:
     """The folder itself, or the nearest one above it that exists."""
     return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-
-
-def _slug(name: str) -> str:
-    """A name that every file system takes."""
-    return re.sub(r"[^a-z0-9._+-]+", "-", name.lower()).strip("-.") or "unnamed"

@@ -57,18 +57,24 @@ def draw_images(
         "versions": package_versions(),
     }
     processes.from_main(lambda: folder.begin(method.name, manifest))
-    plain = _missing(folder, method, prompts.prompts)
-    attacked = [(attack, left) for attack in attacks if (left := _missing(folder, method, attack.prompts))]
+    # The main process says what is missing: another may look when images of this call are there already.
+    plain, of_attacks = processes.from_main(
+        lambda: (
+            _missing(folder, method, prompts.prompts),
+            [_missing(folder, method, attack.prompts) for attack in attacks],
+        )
+    )
+    attacked = [(attack, missing) for attack, missing in zip(attacks, of_attacks, strict=True) if missing]
     if plain or attacked:
-        total = len(plain) + sum(len(left) for _, left in attacked)
+        total = len(plain) + sum(len(missing) for _, missing in attacked)
         with pipe.progress_bar(total=total) as bar, without_bars(pipe), method.drawing(pipe, options) as draw:
             bar.set_description(f"images, {method.name}")
             bar.disable = bar.disable or not processes.is_main  # one process shows the bar
             _draw(draw, plain, folder, method, batch_size, processes, bar)
-            for attack, left in attacked:
+            for attack, missing in attacked:
                 targets = pictures_of(folder, base, attack, prompts)
                 with attack.drawing(method.pipeline(pipe), draw, targets) as attacking:
-                    _draw(attacking, left, folder, method, batch_size, processes, bar)
+                    _draw(attacking, missing, folder, method, batch_size, processes, bar)
     processes.from_main(lambda: None)  # no process goes on before all images are there
 
 

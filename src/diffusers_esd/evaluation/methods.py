@@ -6,6 +6,7 @@ context in which a function draws prompts. The pipeline is left as it was found.
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -60,6 +61,14 @@ class Method(ABC):
         Args:
             pipe: The base model's pipeline.
             options: Arguments of the pipeline's call for every prompt, such as `num_inference_steps`.
+        """
+
+    def check(self, pipe: DiffusionPipeline) -> None:  # noqa: B027
+        """Refuse a pipeline that this method cannot draw with, before anything is drawn.
+
+        Raises:
+            TypeError: If it is of a kind that the method does not know.
+            ValueError: If a part of it does not fit.
         """
 
     def pipeline(self, pipe: DiffusionPipeline) -> DiffusionPipeline:
@@ -125,12 +134,16 @@ def without(pipe: DiffusionPipeline, erasures: Sequence[Erasure]) -> Iterator[No
 
 
 def base_record(pipe: DiffusionPipeline) -> dict[str, Any]:
-    """Name and fingerprint of the base model, and the active adapters."""
-    denoiser = find_denoiser(pipe)[1]
+    """Name and fingerprint of the base model, its type and its scheduler, and the active adapters."""
+    denoiser: Any = find_denoiser(pipe)[1]
+    scheduler: Any = getattr(pipe, "scheduler", None)
     return {
         "model": model_name(pipe),
         "fingerprint": fingerprint(denoiser),
+        "dtype": str(denoiser.dtype),
         "pipeline": type(pipe).__name__,
+        "scheduler": type(scheduler).__name__,
+        "scheduler_config": {} if scheduler is None else json.loads(scheduler.to_json_string()),
         "adapters": active_scales(denoiser),
     }
 
@@ -138,7 +151,8 @@ def base_record(pipe: DiffusionPipeline) -> dict[str, Any]:
 def drawer(pipe: DiffusionPipeline, options: Mapping[str, Any]) -> Draw:
     """The function that draws with a pipeline as it is.
 
-    Prompts that differ in guidance or size are drawn in different calls.
+    Prompts that differ in guidance or size are drawn in different calls, and so are those with and without a negative
+    prompt: some pipelines have other embeddings for no negative prompt than for an empty one.
 
     Args:
         pipe: The pipeline.
@@ -146,13 +160,13 @@ def drawer(pipe: DiffusionPipeline, options: Mapping[str, Any]) -> Draw:
     """
 
     def draw(prompts: Sequence[Prompt], **more: Any) -> list[Image]:
-        numbered = sorted(enumerate(prompts), key=lambda pair: repr(call_options(pair[1])))
+        numbered = sorted(enumerate(prompts), key=lambda pair: repr(_kind(pair[1])))
         images: dict[int, Image] = {}
-        for _, part in groupby(numbered, key=lambda pair: call_options(pair[1])):
+        for _, part in groupby(numbered, key=lambda pair: _kind(pair[1])):
             rows = list(part)
             numbers, batch = [i for i, _ in rows], [prompt for _, prompt in rows]
             own = call_options(batch[0])
-            if any(prompt.negative_prompt for prompt in batch):
+            if batch[0].negative_prompt:
                 own["negative_prompt"] = [prompt.negative_prompt for prompt in batch]
             texts = None if "prompt_embeds" in more else [prompt.text for prompt in batch]
             given = {**options, **own, **{key: _rows(value, numbers, len(prompts)) for key, value in more.items()}}
@@ -167,6 +181,11 @@ def call_options(prompt: Prompt) -> dict[str, Any]:
     """The arguments of a pipeline's call that one prompt has of its own, and a batch shares."""
     own = {"guidance_scale": prompt.guidance_scale, "width": prompt.width, "height": prompt.height}
     return {key: value for key, value in own.items() if value is not None}
+
+
+def _kind(prompt: Prompt) -> tuple[dict[str, Any], bool]:
+    """What the prompts of one call share."""
+    return call_options(prompt), bool(prompt.negative_prompt)
 
 
 def _rows(value: Any, numbers: Sequence[int], total: int) -> Any:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from itertools import count
 
 from diffusers import DiffusionPipeline
 
+from ..denoiser import find_denoiser
 from ..erasure import Erasure
 from ..limits import GENERIC
 from .attacks.wordings import wordings
 from .judges.base import Judge
 from .judges.clip import CLIP, CLIPZeroShot
 from .prompts import Prompt, PromptSet
+from .spelling import key
 from .suite import Suite
 from .surroundings import surroundings
 
@@ -46,7 +49,7 @@ def quick(
     unnamed: Mapping[str, Sequence[str]] | None = None,
     allow_download: bool = False,
 ) -> Suite:
-    """A first answer about erasures, of some 90 images for each concept and method.
+    """A first answer about erasures, of about 120 images of each method for one concept.
 
     Args:
         pipe: The pipeline.
@@ -61,15 +64,18 @@ def quick(
         FileNotFoundError: If CLIP's weights are needed and missing.
     """
     if not erasures:
-        raise ValueError("The suite 'quick' asks about erasures; give at least one.")
-    clip = None if judges else CLIP(allow_download=allow_download)  # weights that are missing are an error at once
-    known = _all_known(judges)
+        raise ValueError("This suite asks about erasures; give at least one.")
+    device = find_denoiser(pipe)[1].device
+    clip = (
+        None if judges else CLIP(device=device, allow_download=allow_download)
+    )  # weights that are missing are an error at once
+    known, draws = _all_known(judges), _takes_negative_prompts(pipe)
     found: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
     concepts = {concept: e.config for e in erasures for concept in e.provenance.concepts}
     for name, given in (("words", words), ("unnamed", unnamed)):
         if unknown := sorted(set(given or ()) - concepts.keys()):
             raise ValueError(f"`{name}` has {unknown[0]!r}; the erasures have {', '.join(map(repr, concepts))}.")
-    notes = []
+    notes = [] if draws else [f"A {type(pipe).__name__} takes no negative prompt, so none was asked for."]
     for concept, config in concepts.items():
         if not known(concept):
             notes.append(f"No judge knows {concept!r}, so nothing is said about whether it is gone.")
@@ -82,11 +88,13 @@ def quick(
         found["unnamed", concept] = [
             (text, concept, "") for text in hidden for _ in range(max(1, UNNAMED // len(hidden)))
         ]
-        found["negative prompt", concept] = [(concept, concept, AGAINST)] * (NAMED // 2)
+        if draws:
+            found["negative prompt", concept] = [(concept, concept, AGAINST)] * (NAMED // 2)
         for group, prompts in (("neighbours by text", around.by_text), ("neighbours by score", around.by_score)):
             rows = found.setdefault((group, ""), [])
             rows += [(p, p, "") for p in prompts if (p, p, "") not in rows for _ in range(EACH)]
-    general = [p for p in GENERAL if p not in concepts and known(p)]
+    erased = {key(c) for c in concepts} | {key(s) for e in erasures if e.config for s in e.config.synonyms}
+    general = [p for p in GENERAL if key(p) not in erased and known(p)]
     found["general", ""] = [(p, p, "") for p in general for _ in range(EACH)]
     asked = _prompts(found)
     return Suite("quick", asked, tuple(judges or [_zero_shot(asked, clip)]), groups=GROUPS, notes=tuple(notes))
@@ -111,6 +119,10 @@ def _prompts(found: Mapping[tuple[str, str], Sequence[tuple[str, str, str]]]) ->
         for number in [seed - FIRST_SEED]
     ]
     return PromptSet("quick", tuple(prompts), source="made from the concepts and the text encoder's vocabulary")
+
+
+def _takes_negative_prompts(pipe: DiffusionPipeline) -> bool:
+    return "negative_prompt" in signature(type(pipe).__call__).parameters
 
 
 def _all_known(judges: Sequence[Judge] | None) -> Callable[[str], bool]:

@@ -44,6 +44,7 @@ def of_sets(measure: SetMeasure, methods: Sequence[str], suite: Suite, folder: F
         return drawn(methods[0]) if suite.reference is None else _of_folder(suite.reference)
 
     measured = methods[1:] if suite.reference is None else methods
+    distance_of = measure.beside(reference())
     n = len(cases)
     return Row(
         group=suite.prompts.name,
@@ -52,7 +53,7 @@ def of_sets(measure: SetMeasure, methods: Sequence[str], suite: Suite, folder: F
         label="" if suite.reference is None else "beside real images",
         measure="distance",
         better=measure.better,
-        figures={method: Estimate(measure(reference(), drawn(method)), None, None, n, n) for method in measured},
+        figures={method: Estimate(distance_of(drawn(method)), None, None, n, n) for method in measured},
     )
 
 

@@ -43,6 +43,17 @@ class Suite:
         if not (self.judges or self.measures):
             raise ValueError(f"The suite {self.name!r} has no judge; give at least one.")
         PromptSet(self.name, self.everything)  # refuses cases that occur twice
+        for judge in self.judges:
+            labels = {label for prompt in self.everything for label in prompt.labels.values()}
+            if judge.kind == "recognises" and not any(
+                judge.question in prompt.labels and judge.knows(prompt.labels[judge.question])
+                for prompt in self.everything
+            ):
+                questions = sorted({question for prompt in self.everything for question in prompt.labels})
+                raise ValueError(
+                    f"The judge {judge.name!r} answers the question {judge.question!r}, and knows none of the prompts' "
+                    f"labels; they ask {', '.join(questions) or 'nothing'}: {', '.join(sorted(labels)[:5])}."
+                )
 
     @property
     def everything(self) -> tuple[Prompt, ...]:

@@ -17,6 +17,7 @@ from ..limits import Limits
 from ..training.anchors import distances
 from ..training.encoding import Encoded
 from ..training.vocabulary import generic, neighbours
+from .spelling import key
 
 _CANDIDATES = 24
 
@@ -57,7 +58,8 @@ def surroundings(
     family, config, limits = family_for(pipe), config or ESDConfig(), Limits()
     encoded, named = Encoded(family), [*config.synonyms, *concepts]
     near = neighbours(encoded, [concept], limits.neighbours, synonyms=named, limits=limits)
-    near = [prompt for prompt in near if prompt not in concepts and allowed(prompt)][:_CANDIDATES]
+    erased = {key(text) for text in named}
+    near = [prompt for prompt in near if key(prompt) not in erased and allowed(prompt)][:_CANDIDATES]
     rest = near[n:]
     encoded.add(["", concept, *rest])
     apart, _ = distances(family, config, concept, rest, encoded, family.latent_shape(config.size))

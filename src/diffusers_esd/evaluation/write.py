@@ -16,7 +16,7 @@ from ..report import PICTURE_NAME, REPORT_NAME, Report
 from ..report_table import markdown
 from .folder import Folder
 from .page.page import Gallery, Section, curves_of_all, data_uri, facts_of, page, rows_of, tiles_of
-from .page.view import Matrix, matrix_of
+from .page.view import Matrix, matrices_of
 from .prompts import Prompt
 from .suite import Suite
 
@@ -79,7 +79,7 @@ def section_of(
     if len(single) > 1:
         own = {column.name: column.erases[0] for column in report.columns if len(column.erases) == 1}
         named = Report(suite=report.suite, columns=report.columns, rows=tuple(single), prompts={})
-        conflicts = (matrix_of(named, "Which erasure harms which concept", own),)
+        conflicts = matrices_of(named, "Which erasure harms which concept", own)
     trainings = {e.name: (e.provenance, 1.0 if e.config is None else e.config.eta) for e in erasures}
     return Section(
         title=title,
@@ -131,4 +131,6 @@ def _label(prompt: Prompt) -> str:
 
 def _title(report: Report) -> str:
     concepts = dict.fromkeys(concept for column in report.columns for concept in column.erases)
+    if not concepts:
+        return f"What {report.columns[0].record.get('model', 'the base model')} draws"
     return f"What is left of {', '.join(map(repr, concepts))}, and of everything else"

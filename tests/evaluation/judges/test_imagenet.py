@@ -13,8 +13,9 @@ from PIL.Image import Image, fromarray
 from skimage import data
 from tiny_clip import picture
 
-from diffusers_esd.evaluation.judges.imagenet import IMAGENETTE, EfficientNetLite0, ResNet50, key
+from diffusers_esd.evaluation.judges.imagenet import IMAGENETTE, EfficientNetLite0, ResNet50
 from diffusers_esd.evaluation.judges.weights import FOLDER, MissingWeightsError
+from diffusers_esd.evaluation.spelling import key
 
 ESPRESSO = {"espresso": 967}
 

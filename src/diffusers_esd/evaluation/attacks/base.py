@@ -42,6 +42,14 @@ class Attack(ABC):
     def record(self) -> dict[str, Any]:
         """The settings of the attack, as JSON types."""
 
+    def check(self, pipe: DiffusionPipeline) -> None:  # noqa: B027
+        """Refuse a pipeline that this attack cannot be used with, before anything is drawn.
+
+        Raises:
+            TypeError: If it is of a kind that the attack does not know.
+            ValueError: If a part of it does not fit.
+        """
+
     @abstractmethod
     def drawing(self, pipe: DiffusionPipeline, draw: Draw, targets: Sequence[Picture]) -> AbstractContextManager[Draw]:
         """Prepare the attack, and yield the function that draws its prompts.

@@ -28,7 +28,7 @@ from ..judges.base import Picture
 from ..methods import Draw
 from ..prompts import Prompt, repeated
 from .base import Attack
-from .learning import Budget, latents_of, learn
+from .learning import Budget, check_autoencoder, latents_of, learn
 from .soft import Soft, SoftPrompt, SoftToken, pipeline_arguments
 
 Mode = Literal["token", "prompt_embeds"]
@@ -76,6 +76,16 @@ class ConceptInversion(Attack):
         """Mode, start, budget, and the targets."""
         facts = {"attack": "concept inversion", "mode": self.mode, "start": self.start, "inverted": self.inverted}
         return {**facts, **asdict(self.budget), "targets": list(self.targets)}
+
+    def check(self, pipe: DiffusionPipeline) -> None:
+        """Refuse a pipeline with another autoencoder, or one that does not draw from token states alone.
+
+        Raises:
+            TypeError: If it is one of these, or of an unknown kind.
+        """
+        family = family_for(pipe)
+        check_autoencoder(family)
+        pipeline_arguments(family, family.encode([self.start]))
 
     def learn(self, pipe: DiffusionPipeline, targets: Sequence[Picture]) -> Soft:
         """What is learned from the images.

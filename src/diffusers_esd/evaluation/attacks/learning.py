@@ -59,6 +59,17 @@ class Budget:
         _RATE("learning_rate", self.learning_rate)
 
 
+def check_autoencoder(family: Family) -> None:
+    """Refuse an autoencoder from which an attack cannot learn.
+
+    Raises:
+        TypeError: If it is of another kind than `AutoencoderKL` and `AutoencoderDC`.
+    """
+    if not isinstance(family.pipe.vae, AutoencoderKL | AutoencoderDC):
+        kind = type(family.pipe.vae).__name__
+        raise TypeError(f"An attack cannot learn from images with an {kind}; it must be an AutoencoderKL.")
+
+
 @torch.no_grad()
 def latents_of(family: Family, images: Sequence[Image]) -> Tensor:
     """Finished latents of images, (N, C, H, W), in the denoiser's type.
@@ -73,11 +84,8 @@ def latents_of(family: Family, images: Sequence[Image]) -> Tensor:
     """
     if len({image.size for image in images}) != 1:
         raise ValueError(f"An attack learns from one or more images of one size, got {len(images)} images of several.")
+    check_autoencoder(family)
     vae: Any = family.pipe.vae
-    if not isinstance(family.pipe.vae, AutoencoderKL | AutoencoderDC):
-        raise TypeError(
-            f"An attack cannot learn from images with an {type(vae).__name__}; it must be an AutoencoderKL."
-        )
     config, dtype, parts = vae.config, vae.dtype, []
     # Some autoencoders overflow in float16. To float32 and back changes no bit.
     upcast = dtype == torch.float16 and config.get("force_upcast")

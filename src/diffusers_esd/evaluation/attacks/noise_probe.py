@@ -87,16 +87,20 @@ class NoiseProbe(Attack):
         """Eta and scale of each case."""
         return {"attack": "noise probe", "noise": {case: list(pair) for case, pair in self.noise.items()}}
 
-    @contextmanager
-    def drawing(self, pipe: DiffusionPipeline, draw: Draw, targets: Sequence[Picture]) -> Iterator[Draw]:
-        """Draw with the pipeline's scheduler replaced. Afterwards the pipeline has its own again.
+    def check(self, pipe: DiffusionPipeline) -> None:
+        """Refuse a pipeline that samples a flow: there is no noise in its steps.
 
         Raises:
-            TypeError: If the pipeline samples a flow: there is no noise in its steps.
+            TypeError: If it does.
         """
-        family = family_for(pipe)
-        if not isinstance(family, DiffusionFamily):
+        if not isinstance(family_for(pipe), DiffusionFamily):
             raise TypeError(f"The noise probe needs a diffusion model that DDIM samples; got a {type(pipe).__name__}.")
+
+    @contextmanager
+    def drawing(self, pipe: DiffusionPipeline, draw: Draw, targets: Sequence[Picture]) -> Iterator[Draw]:
+        """Draw with the pipeline's scheduler replaced. Afterwards the pipeline has its own again."""
+        self.check(pipe)
+        family = family_for(pipe)
         before, noisy = family.pipe.scheduler, ddim(family.pipe.scheduler, NoisyDDIM)
 
         def attacked(prompts: Sequence[Prompt], **more: Any) -> list[Image]:

@@ -52,6 +52,15 @@ class ClosedForm(Method):
             prompts = hashlib.sha256(json.dumps(self.preserved).encode()).hexdigest()
         return {**base_record(pipe), "concepts": list(self.erases), "preserved": prompts}
 
+    def check(self, pipe: DiffusionPipeline) -> None:
+        """Refuse a denoiser without keys and values to edit.
+
+        Raises:
+            TypeError: If no family handles the pipeline.
+            ValueError: If it is not a U-Net with cross-attention.
+        """
+        edited_layers(family_for(pipe))
+
     @contextmanager
     def drawing(self, pipe: DiffusionPipeline, options: Mapping[str, Any]) -> Iterator[Draw]:
         """Draws with edited weights. Afterwards they are as before, from a copy on the CPU.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from inspect import signature
 from typing import Any
 
 from diffusers import DiffusionPipeline
@@ -33,6 +34,15 @@ class NegativePrompt(Method):
     def record(self, pipe: DiffusionPipeline) -> dict[str, Any]:
         """The base weights, and the text that is added."""
         return {**base_record(pipe), "negative_prompt": ", ".join(self.erases)}
+
+    def check(self, pipe: DiffusionPipeline) -> None:
+        """Refuse a pipeline without negative prompts.
+
+        Raises:
+            ValueError: If its call takes none.
+        """
+        if "negative_prompt" not in signature(type(pipe).__call__).parameters:
+            raise ValueError(f"A {type(pipe).__name__} takes no negative prompt; leave out this method.")
 
     @contextmanager
     def drawing(self, pipe: DiffusionPipeline, options: Mapping[str, Any]) -> Iterator[Draw]:

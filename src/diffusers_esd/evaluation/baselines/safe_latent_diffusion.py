@@ -101,14 +101,12 @@ class SafeLatentDiffusion(Method):
         """The base weights, the safety text and the numbers."""
         return {**base_record(pipe), "safety_text": ", ".join(self.erases), "safety_guidance": asdict(self.guidance)}
 
-    @contextmanager
-    def drawing(self, pipe: DiffusionPipeline, options: Mapping[str, Any]) -> Iterator[Draw]:
-        """Draws with safety guidance.
+    def check(self, pipe: DiffusionPipeline) -> None:
+        """Refuse another kind of pipeline.
 
         Raises:
-            TypeError: If the pipeline is of another kind.
-            ValueError: If its scheduler evaluates the denoiser twice a step. While drawing, if there is no
-                classifier-free guidance.
+            TypeError: If it is not a Stable Diffusion 1.x, 2.x or XL.
+            ValueError: If its scheduler evaluates the denoiser twice a step.
         """
         family = family_for(pipe)
         if not isinstance(family, StableDiffusion | StableDiffusionXL):
@@ -120,6 +118,16 @@ class SafeLatentDiffusion(Method):
                 f"A {type(family.pipe.scheduler).__name__} evaluates the denoiser more than once a step, and Safe "
                 "Latent Diffusion counts its steps; give the pipeline another scheduler, such as DDIMScheduler."
             )
+
+    @contextmanager
+    def drawing(self, pipe: DiffusionPipeline, options: Mapping[str, Any]) -> Iterator[Draw]:
+        """Draws with safety guidance.
+
+        Raises:
+            ValueError: While drawing, if there is no classifier-free guidance.
+        """
+        self.check(pipe)
+        family = family_for(pipe)
         safety, as_usual = family.encode([", ".join(self.erases)]), drawer(pipe, options)
 
         def draw(prompts: Sequence[Prompt], **more: Any) -> list[Image]:

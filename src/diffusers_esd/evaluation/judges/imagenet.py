@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...arguments import integer_from, one_of
 from ..extras import folder_of, import_extra, package_record
+from ..spelling import key
 from .base import Finding, Judge, Kind, Picture
 from .pixels import centre_crop, rgb, to_bytes
 from .weights import Weights, load_tensors
@@ -237,9 +238,3 @@ class EfficientNetLite0(ImageNetJudge):
         """The logits (N, 1000) of RGB images."""
         squares = [to_bytes(centre_crop(image, _LITE0_SIDE, _LITE0_SHORTER)) for image in images]
         return self._network(((torch.stack(squares).float() - 127) / 128).to(self._device))
-
-
-def key(label: str) -> str:
-    """What two spellings of a label share: no case, no article, single spaces."""
-    words = label.casefold().replace("_", " ").split()
-    return " ".join(words[1:] if len(words) > 1 and words[0] in ("a", "an", "the") else words)

@@ -12,6 +12,7 @@ from PIL.Image import Image, Resampling
 
 from ...provenance import Provenance
 from ...report import Report
+from ...report_rows import short
 from ...report_table import summary
 from .view import Bars, Curve, Matrix, bars_of, curves_of
 
@@ -107,7 +108,12 @@ def tiles_of(report: Report) -> tuple[Tile, ...]:
     tiles = []
     for method in report.methods[1:]:
         figures = [
-            (title, " → ".join(f"{row.figures[name].value:.2f}" for name in (base, method) if name in row.figures))
+            (
+                title,
+                " → ".join(
+                    short(row.figures[name].value, row.measure) for name in (base, method) if name in row.figures
+                ),
+            )
             for title, row in summary(report, method).items()
         ]
         tiles.append(Tile(method, tuple(figures)))

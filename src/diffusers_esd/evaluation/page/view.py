@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ...report import Report
@@ -85,7 +85,7 @@ def bars_of(report: Report, row: Row, methods: Sequence[str] | None = None) -> B
     bars = [
         Bar(
             method=name,
-            text=str(figure),
+            text=figure.shown(row.measure),
             share=_percent(figure.value, top) or 0.0,
             low=_percent(figure.low, top),
             high=_percent(figure.high, top),
@@ -103,6 +103,8 @@ def _percent(value: float | None, top: float) -> float | None:
 def _aim(row: Row, is_base: bool, erases: Sequence[str]) -> Aim:
     if is_base:
         return "base"
+    if not row.concept and row.measure != "count" and row.better == "lower":
+        return "kept"  # such as FID: low is good, and nothing should be gone
     return {"lower": "gone", "higher": "kept", "": ""}[row.is_better(erases)]  # type: ignore[return-value]
 
 
@@ -117,14 +119,18 @@ def matrix_of(report: Report, title: str, own: Mapping[str, str]) -> Matrix:
     """The rate of everything that is asked for, under every method.
 
     Args:
-        report: The report; rows of one concept and rows by label both count.
+        report: The report; rows of one concept and rows by label both count. If several ask for the same, the rate is
+            of all their images.
         title: Of the matrix.
         own: What each method erases, as a label; these cells are marked.
     """
-    figures: dict[str, Mapping[str, Estimate]] = {}
+    figures: dict[str, dict[str, Estimate]] = {}
     for row in report.rows:
         if row.measure == "rate":
-            figures |= row.by_label or {row.concept or row.title: row.figures}
+            for label, by_method in (row.by_label or {row.concept or row.title: row.figures}).items():
+                pooled = figures.setdefault(label, {})
+                for method, figure in by_method.items():
+                    pooled[method] = _pooled(pooled[method], figure) if method in pooled else figure
     rows = [
         (
             method,
@@ -133,6 +139,32 @@ def matrix_of(report: Report, title: str, own: Mapping[str, str]) -> Matrix:
         for method in report.methods
     ]
     return Matrix(title, tuple(figures), tuple(rows))
+
+
+def matrices_of(report: Report, title: str, own: Mapping[str, str]) -> tuple[Matrix, ...]:
+    """A matrix for each judge that has rates.
+
+    Args:
+        report: The report.
+        title: Of the matrices; if there are several, with the name of the judge.
+        own: What each method erases, as a label.
+    """
+    judges = list(dict.fromkeys(row.judge for row in report.rows if row.measure == "rate"))
+    return tuple(
+        matrix_of(
+            replace(report, rows=tuple(row for row in report.rows if row.judge == judge)),
+            f"{title} ({judge})" if len(judges) > 1 else title,
+            own,
+        )
+        for judge in judges
+    )
+
+
+def _pooled(a: Estimate, b: Estimate) -> Estimate:
+    """The rate of the images of both; it has no interval."""
+    judged = a.judged + b.judged
+    value = (a.value * a.judged + b.value * b.judged) / judged
+    return Estimate(value, None, None, judged, a.expected + b.expected)
 
 
 def _cell(figure: Estimate | None, *, own: bool) -> Cell:
@@ -165,7 +197,7 @@ def curves_of(name: str, history: Sequence[tuple[float, float]], eta: float) -> 
 
 def _points(values: Sequence[float], low: float, high: float) -> str:
     """At most 200 points: the mean of as many iterations as there are in one."""
-    each = max(1, len(values) // 200)
+    each = -(-len(values) // 200)
     means = [sum(values[i : i + each]) / len(values[i : i + each]) for i in range(0, len(values), each)]
     last = max(1, len(means) - 1)
     return " ".join(f"{100 * i / last:.1f},{_height(value, low, high):.1f}" for i, value in enumerate(means))
