@@ -8,20 +8,23 @@ import pytest
 from controls import must_fail
 from evaluated import a_report
 
-from diffusers_esd.report_rows import Estimate, read_column, read_row
+from diffusers_esd.report_rows import Estimate, Measure, read_column, read_row
 
 
 @pytest.mark.parametrize(
-    ("estimate", "text"),
+    ("estimate", "measure", "text"),
     [
-        (Estimate(0.5, 0.25, 0.754, 4, 4), "0.50 (0.25 to 0.75)"),
-        (Estimate(13.66, 9.99, 20, 4, 4), "13.7 (9.99 to 20.0)"),
-        (Estimate(4703.4, None, None, 4, 4), "4703"),
-        (Estimate(-0.5, -1.0, 0.0, 4, 4), "-0.50 (-1.00 to 0.00)"),
+        (Estimate(0.5, 0.25, 0.754, 4, 4), "rate", "0.50 (0.25 to 0.75)"),
+        (Estimate(-0.5, -1.0, 0.0, 4, 4), "rate", "-0.50 (-1.00 to 0.00)"),
+        (Estimate(0.1592, 0.1585, 0.16, 4, 4), "mean", "0.159 (0.159 to 0.16)"),
+        (Estimate(13.66, 9.99, 20, 4, 4), "distance", "13.7 (9.99 to 20)"),
+        (Estimate(4703.4, None, None, 4, 4), "count", "4703"),
     ],
 )
-def test_figures_in_three_digits(estimate: Estimate, text: str) -> None:
-    assert str(estimate) == text
+def test_rates_have_two_digits_after_the_point_and_others_three_that_count(
+    estimate: Estimate, measure: Measure, text: str
+) -> None:
+    assert estimate.shown(measure) == text
 
 
 def test_what_is_erased_should_be_gone_and_the_rest_stay() -> None:

@@ -68,7 +68,7 @@ def test_the_figures_are_those_of_the_images(undisturbed: tuple[Path, Report]) -
         assert rate.value == np.mean([value > 0.5 for value in values])
         assert (rate.judged, rate.expected) == (4, 4)
     again = report.row("general", judge="brightness").differences["again"]
-    assert (again.value, again.low, again.high) == (0, 0, 0), "the base model again"
+    assert (again.value, again.low, again.high) == (0, None, None), "the base model again"
     with must_fail("the erasure changes images"):
         assert report.row("general", judge="brightness").differences["no-a-cat"].value == 0
     assert Report.from_pretrained(folder) == report
@@ -222,11 +222,10 @@ def test_options_and_images_are_the_callers(tmp_path: Path) -> None:
         ({"batch_size": 0}, ValueError, "`batch_size` must be 1 or more, got 0"),
         ({"tolerate_damaged": -1}, ValueError, "`tolerate_damaged` must be 0 or more, got -1"),
         ({"options": {"generator": torch.Generator()}}, TypeError, "^`options` must have JSON types: .*Generator"),
-        ({}, ValueError, "^There is nothing to evaluate; give `erasures` or `methods`"),
         ({"methods": [evaluated.Ending(), evaluated.Ending()]}, ValueError, "^Two methods have the name 'again'"),
         ({"methods": [evaluated.Ending()], "judges": [Bright(), Bright(0.1)]}, ValueError, "^Two judges have the name"),
         ({"methods": [evaluated.Ending()], "judges": []}, ValueError, "^The suite 'small' has no judge; give at least"),
-        ({"methods": [evaluated.Ending()], "suite": "quick"}, ValueError, "'quick' asks about erasures"),
+        ({"methods": [evaluated.Ending()], "suite": "quick"}, ValueError, "asks about erasures; give at least one"),
         ({"methods": [evaluated.Ending()], "suite": "other"}, ValueError, "^`suite` must be a Suite or one of quick, "),
         ({"erasures": "nowhere"}, FileNotFoundError, "nowhere"),
         ({"output_dir": Path(__file__).parent, "methods": [evaluated.Ending()]}, FileExistsError, "not an evaluation"),

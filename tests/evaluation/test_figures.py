@@ -51,7 +51,14 @@ def test_a_bootstrap_of_two_values_by_hand() -> None:
     """Means of resamples of 0 and 1 are 0, 0.5 and 1 with 1/4, 1/2 and 1/4."""
     assert estimate([0.0, 1.0], 2, "mean") == Estimate(0.5, 0.0, 1.0, 2, 2)
     assert estimate([0.0, 1.0], 2, "count") == Estimate(1.0, 0.0, 2.0, 2, 2)
-    assert estimate([3.0], 1, "mean") == Estimate(3.0, 3.0, 3.0, 1, 1)
+
+
+@pytest.mark.parametrize(("measure", "value"), [("mean", 3.0), ("count", 6.0)])
+def test_equal_numbers_have_no_interval(measure: Any, value: float) -> None:
+    """All resamples are equal: a count of zero would be `0 (0 to 0)`, as if it were certain."""
+    assert estimate([3.0, 3.0], 2, measure) == Estimate(value, None, None, 2, 2)
+    with must_fail("a rate has Wilson's"):
+        assert estimate([0.0, 0.0], 2, "rate").high is None
 
 
 def test_the_bootstrap_is_near_the_normal_interval_and_always_the_same() -> None:
@@ -72,7 +79,7 @@ def test_differences_are_of_the_same_cases() -> None:
     """Two of three cases are lost in both runs of the method: -1 each, whatever the base model's other case is."""
     base = {"a": 1.0, "b": 1.0, "c": 0.0, "d": 1.0}
     figure = difference({"a": 0.0, "b": 0.0}, base, 4, "rate")
-    assert figure == Estimate(-1.0, -1.0, -1.0, 2, 4)
+    assert figure == Estimate(-1.0, None, None, 2, 4)
     with must_fail("rates of different cases differ otherwise"):
         assert figure.value == 0.0 - 0.75
 
@@ -99,7 +106,7 @@ def test_a_judge_that_recognises_gives_a_rate_for_each_group_and_concept() -> No
         "bright": {"base": 1.0, "no": 1.0},
         "dark": {"base": 0.0},
     }
-    assert general.differences["no"] == Estimate(0.0, 0.0, 0.0, 1, 2)
+    assert general.differences["no"] == Estimate(0.0, None, None, 1, 2)
 
 
 def test_a_judge_that_detects_counts_its_classes() -> None:
@@ -117,4 +124,4 @@ def test_a_judge_that_scores_gives_a_mean() -> None:
     base, method = {"a": (Finding("s", 1.0),), "b": (Finding("s", 3.0),)}, {"a": (Finding("s", 2.0),)}
     (row,) = rows(Judged(Brightness(), {"base": base, "no": method}), [prompt("a"), prompt("b")])
     assert (row.measure, row.figures["base"].value, row.figures["no"].value) == ("mean", 2.0, 2.0)
-    assert row.differences["no"] == Estimate(1.0, 1.0, 1.0, 1, 2)
+    assert row.differences["no"] == Estimate(1.0, None, None, 1, 2)

@@ -65,9 +65,17 @@ def test_findings_are_read_if_nothing_they_depend_on_has_changed(folder: Folder)
 
 
 def test_only_images_are_deleted(folder: Folder) -> None:
+    folder.begin("base", {})
     folder.write_image("base", "a", Image.new("RGB", (2, 2)))
     folder.write_findings("base", "judge", {}, {})
+    mine = folder.path / "images" / "mine" / "a.png"
+    mine.parent.mkdir()
+    mine.touch()
     folder.delete_images()
+    assert not folder.images("base").exists()
+    assert mine.is_file(), "what is not an evaluation's stays"
+    mine.unlink()
+    mine.parent.rmdir()
     folder.delete_images()
     assert [path.name for path in folder.path.iterdir()] == ["judgements"]
 
@@ -84,7 +92,13 @@ def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotADirectoryError, match=r"thesis\.tex/new cannot be written: Not a directory"):
         Folder(tmp_path / "thesis.tex" / "new").check()
     (tmp_path / "images").mkdir()
+    with pytest.raises(FileExistsError, match=r"not an evaluation"):  # pictures of someone else
+        Folder(tmp_path).check()
+    Folder(tmp_path).begin("base", {})
     Folder(tmp_path).check()
+    (tmp_path / "erasure.json").touch()
+    with pytest.raises(FileExistsError, match=r"not an evaluation"):
+        Folder(tmp_path).check()
 
 
 @pytest.mark.parametrize("names", [["a", "b", "a"], ["no cat", "No-cat"]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from controls import must_fail
+from diffusers import EulerDiscreteScheduler
 from evaluated import OPTIONS
 from made import made
 from PIL.Image import Image
 from pipelines import same, state_of
-from tiny import style_adapter, tiny_pipeline
+from tiny import style_adapter, tiny_pipeline, tiny_xl
 
 from diffusers_esd import Erasure
 from diffusers_esd.evaluation.methods import Base, Erased, Method, drawer, without
@@ -62,6 +64,26 @@ def test_an_image_does_not_depend_on_its_batch(pipe: Any) -> None:
         assert far(together[:1], together[4:]) <= 1
     with must_fail("guidance of its own counts"):
         assert far(together[1:2], drawn(pipe, Base(), [Prompt(case="b", text="a dog", seed=2)])) <= 1
+
+
+def test_a_plain_prompt_of_sdxl_does_not_depend_on_negative_prompts_beside_it() -> None:
+    """SDXL has zeros for no negative prompt, and the embedding of the empty text for an empty one."""
+    pipe = tiny_xl()
+    plain, against = PROMPTS[0], PROMPTS[4]
+    assert far(drawn(pipe, Base(), [plain, against])[:1], drawn(pipe, Base(), [plain])) <= 1
+    with must_fail("an empty negative prompt is another one"):
+        with Base().drawing(pipe, {**OPTIONS, "negative_prompt": [""]}) as draw:
+            empty = draw([plain])
+        assert far(empty, drawn(pipe, Base(), [plain])) <= 1
+
+
+def test_what_images_depend_on_is_in_the_record() -> None:
+    pipe = tiny_pipeline()
+    before = Base().record(pipe)
+    assert json.loads(json.dumps(before)) == before
+    pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    with must_fail("another scheduler draws other images"):
+        assert Base().record(pipe) == before
 
 
 def test_prompts_of_different_calls_come_back_in_their_order(pipe: Any) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -26,9 +27,9 @@ class Gap(SetMeasure):
     def record(self) -> dict[str, Any]:
         return {}
 
-    def __call__(self, reference: Iterable[Image.Image], images: Iterable[Image.Image]) -> float:
-        means = [sum(values) / len(values) for values in ([*map(brightness, part)] for part in (reference, images))]
-        return abs(means[1] - means[0])
+    def beside(self, reference: Iterable[Image.Image]) -> Callable[[Iterable[Image.Image]], float]:
+        first = fmean(map(brightness, reference))
+        return lambda images: abs(fmean(map(brightness, images)) - first)
 
 
 @pytest.fixture
