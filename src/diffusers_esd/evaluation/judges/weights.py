@@ -12,6 +12,7 @@ import os
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ class Weights:
                         opened.write(chunk)
                 if not sha256(temporary).startswith(self.sha256):
                     raise OSError(f"its SHA-256 is {sha256(temporary)}, and must begin with {self.sha256}")
-        except OSError as error:  # no connection, no such page, no space
+        except (OSError, HTTPException) as error:  # no connection, one that breaks, no such page, no space
             raise MissingWeightsError(
                 f"The weights {self.file} were not downloaded: {error}. {self._remedy()}"
             ) from error
