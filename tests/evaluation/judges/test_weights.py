@@ -109,13 +109,17 @@ def test_what_does_not_arrive_leaves_nothing(
 
 
 class Broken(BaseHTTPRequestHandler):
-    """Promises 100 bytes and ends the connection after a few."""
+    """Promises 100 bytes, in one part or in chunks, and ends the connection after a few."""
+
+    protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
+        chunked = self.path.startswith("/chunked")
         self.send_response(200)
-        self.send_header("Content-Length", "100")
+        self.send_header(*(("Transfer-Encoding", "chunked") if chunked else ("Content-Length", "100")))
         self.end_headers()
-        self.wfile.write(CONTENT)
+        self.wfile.write(b"64\r\n" * chunked + CONTENT)
+        self.close_connection = True
 
     def log_message(self, format: str, *values: object) -> None:
         """Nothing is printed."""
@@ -127,18 +131,21 @@ def broken() -> Iterator[str]:
     with HTTPServer(("127.0.0.1", 0), Broken) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/net.pth"
+        yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
 
 
-@pytest.mark.parametrize("digest", [DIGEST[:8], ""], ids=["SHA-256 known", "not known"])
+@pytest.mark.parametrize(
+    ("page", "reason"),
+    [("whole", "the connection ended after 7 of 100 bytes"), ("chunked", r"IncompleteRead\(")],
+)
 def test_a_connection_that_breaks_is_missing_weights(
-    broken: str, digest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    broken: str, page: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(FOLDER, str(tmp_path))
-    with pytest.raises(MissingWeightsError, match=r"^The weights net\.pth were not downloaded: IncompleteRead\("):
-        weights(broken, digest).find(allow_download=True)
+    with pytest.raises(MissingWeightsError, match=rf"^The weights net\.pth were not downloaded: {reason}"):
+        weights(f"{broken}/{page}", digest="").find(allow_download=True)
     assert not list(tmp_path.glob("*"))
 
 

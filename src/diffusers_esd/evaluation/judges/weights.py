@@ -93,6 +93,9 @@ class Weights:
                 with urllib.request.urlopen(self.url, timeout=_TIMEOUT) as answer, temporary.open("wb") as opened:
                     while chunk := answer.read(_CHUNK):
                         opened.write(chunk)
+                    size, promised = opened.tell(), answer.headers["Content-Length"]
+                if promised and size != int(promised):
+                    raise OSError(f"the connection ended after {size} of {promised} bytes")
                 if not sha256(temporary).startswith(self.sha256):
                     raise OSError(f"its SHA-256 is {sha256(temporary)}, and must begin with {self.sha256}")
         except (OSError, HTTPException) as error:  # no connection, one that breaks, no such page, no space
