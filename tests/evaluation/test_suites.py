@@ -97,7 +97,7 @@ def test_fidelity_needs_captions_and_real_images(pipe: Any, tmp_path: Path) -> N
 
 def test_attacks_have_targets_and_controls(pipe: Any) -> None:
     judge = EmojiJudge()
-    asked = suite_named("attack", pipe, [made(pipe, "a cat", rank=1)], [judge], words={"a cat": ["a kitten"]})
+    asked = suite_named("attack", pipe, [made(pipe, "a cat", rank=1, size=32)], [judge], words={"a cat": ["a kitten"]})
     cases = {prompt.case for prompt in asked.prompts}
     assert {prompt.group for prompt in asked.prompts} == {"named", "other words", "another concept"}
     assert len({attack.name for attack in asked.attacks}) == len(asked.attacks) == 6
