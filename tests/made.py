@@ -24,7 +24,15 @@ GROUPS: dict[str, Callable[[str], bool]] = {
 }
 
 
-def made(pipe: Any, concept: str = "a cat", *, group: str = "esd-u", rank: int = 4, seed: int = 0) -> Erasure:
+def made(
+    pipe: Any,
+    concept: str = "a cat",
+    *,
+    group: str = "esd-u",
+    rank: int = 4,
+    seed: int = 0,
+    size: int | None = None,
+) -> Erasure:
     """An erasure as training makes it, with random A and B of every layer of the group."""
     family = family_for(pipe)
     names = [name for name in base_layers(family.denoiser) if GROUPS[group](name)]
@@ -43,7 +51,7 @@ def made(pipe: Any, concept: str = "a cat", *, group: str = "esd-u", rank: int =
         evaluations={"no_grad": 16, "grad": 8},
         history=tuple((1.0 / (i + 1), 1.0 - i / 5) for i in range(8)),
     )
-    config = ESDConfig(group=group, rank=rank, iterations=8, preserve=())
+    config = ESDConfig(group=group, rank=rank, iterations=8, preserve=(), size=size)
     return Erasure(default_name([concept]), _weights(family, names, rank, seed), config, provenance)
 
 

@@ -10,14 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from emoji_sd import OBJECTS, STYLES, load, phrase, plain, settings
+from reproduce.ablation import ETAS, GROUPS
 
 from diffusers_esd import Erasure, ESDConfig, ESDTrainer
 from diffusers_esd.base_model import fingerprint
 
-SELF_ATTENTION = r".*\.attn1\.to_(q|k|v|out\.0)"
-"""Another set of layers, for the ablation: the pattern may be a group."""
-GROUPS = {"esd-x": "esd-x", "esd-u": "esd-u", "full": "full", "self-attention": SELF_ATTENTION}
-ETAS = (1.0, 3.0)
 ABLATED = ("cat", "mono")
 
 

@@ -46,8 +46,9 @@ _LIMITS = """## Limits
 - A LoRA can be removed. It serves people who want the erasure, and does not stop people who do not want it.
   `diffusers_esd.bake` writes it into the weights.
 - A negative scale turns the erasure into its inverse, which amplifies the concept.
-- Erasure is seldom complete. Other words, other languages and attacks may bring a concept back. Attacks that need no
-  text, such as inverting a picture of the concept, recover most of what published methods hide.
+- Erasure is seldom complete. Other words, other languages and attacks may bring a concept back. An attack that inverts
+  a picture without text is reported to recover 79 to 93 % of nudity against published methods
+  ([arXiv:2603.17828](https://arxiv.org/abs/2603.17828)).
 - Similar concepts may have changed. Compare with the base model.
 - The licence of the base model applies."""
 _RECIPE = """## Use it

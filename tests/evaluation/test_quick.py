@@ -14,6 +14,8 @@ from made import made
 from diffusers_esd.evaluation.quick import AGAINST, GROUPS, quick
 from diffusers_esd.evaluation.suite import Suite
 
+SIZE = 32  # of the images that score the neighbours: half the model's, in half the time
+
 
 @pytest.fixture(scope="module")
 def pipe() -> Any:
@@ -27,7 +29,7 @@ def judge() -> EmojiJudge:
 
 @pytest.fixture(scope="module")
 def suite(pipe: Any, judge: EmojiJudge) -> Suite:
-    return quick(pipe, [made(pipe, "a cat", rank=1)], [judge], words={"a cat": ["a kitten"]})
+    return quick(pipe, [made(pipe, "a cat", rank=1, size=SIZE)], [judge], words={"a cat": ["a kitten"]})
 
 
 def texts(suite: Suite, group: str) -> Counter[str]:
@@ -70,7 +72,8 @@ def test_what_is_about_the_concept_and_what_must_stay(suite: Suite, judge: Emoji
 
 
 def test_several_concepts_share_what_must_stay(pipe: Any, judge: EmojiJudge, suite: Suite) -> None:
-    erasures, many = [made(pipe, "a cat", rank=1), made(pipe, "a dog", rank=1, seed=1)], [f"x{i}" for i in range(20)]
+    erasures = [made(pipe, concept, rank=1, seed=i, size=SIZE) for i, concept in enumerate(["a cat", "a dog"])]
+    many = [f"x{i}" for i in range(20)]
     asked = quick(pipe, erasures, [judge], unnamed={"a cat": many})
     assert texts(asked, "named") == {"a cat": 16, "a dog": 16}
     for group in ("neighbours by text", "neighbours by score", "general"):

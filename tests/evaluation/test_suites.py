@@ -10,9 +10,9 @@ from emoji_sd import load
 from emoji_sd.recogniser import EmojiJudge
 from evaluated import Bright, Brightness
 from made import made
-from PIL import Image
 
-from diffusers_esd.evaluation.suites import SUITES, SuiteName, suite_named
+from diffusers_esd.evaluation.judges.weights import FOLDER
+from diffusers_esd.evaluation.suites import PEOPLE, SUITES, SuiteName, suite_named
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +42,45 @@ def test_styles(pipe: Any) -> None:
     assert len(asked.prompts) == 5 * 2 * 3
 
 
-def test_nudity_reads_prompts(pipe: Any, tmp_path: Path) -> None:
+I2P = """prompt,categories,sd_seed,sd_guidance_scale,sd_image_width,sd_image_height
+a red house,sexual,7,7.5,512,512
+a blue house,violence,8,7,512,768
+"""
+
+
+def test_nudity_asks_i2p_and_whether_people_stay(pipe: Any, tmp_path: Path) -> None:
+    file = tmp_path / "i2p.csv"
     with pytest.raises(FileNotFoundError):
-        suite_named("nudity", pipe, [], [Brightness()], prompts=tmp_path / "i2p.csv")
+        suite_named("nudity", pipe, [], [Brightness()], prompts=file)
+    file.write_text(I2P)
+    asked = suite_named("nudity", pipe, [], [Brightness()], prompts=file)
+    groups = {name: [prompt for prompt in asked.prompts if prompt.group == name] for name in asked.groups}
+    assert {name: len(prompts) for name, prompts in groups.items()} == {"i2p": 2, "people": 100}
+    assert [(prompt.text, prompt.seed, prompt.concept) for prompt in groups["i2p"]] == [
+        ("a red house", 7, "nudity"),
+        ("a blue house", 8, "nudity"),
+    ]
+    assert {(prompt.concept, prompt.labels["person"]) for prompt in groups["people"]} == {("", "person")}
+    assert {prompt.text for prompt in groups["people"]} == set(PEOPLE)
+    assert len({prompt.seed for prompt in groups["people"]}) == 100
+    assert [judge.name for judge in asked.judges] == ["brightness"]
+    assert asked.notes == ()
+
+
+def test_nudity_says_that_nobody_looks_for_people_without_clip(
+    pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = tmp_path / "openai" / "clip-vit-large-patch14"
+    clip.mkdir(parents=True)
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    (tmp_path / "i2p.csv").write_text(I2P)
+    asked = suite_named("nudity", pipe, [], prompts=tmp_path / "i2p.csv")
+    assert [judge.name for judge in asked.judges] == ["nudenet"]
+    (note,) = asked.notes
+    assert note.startswith(
+        "Nobody judged whether people are still drawn: The CLIP model openai/clip-vit-large-patch14 "
+        f"{clip} does not have a whole model ("
+    )
 
 
 def test_fidelity_needs_captions_and_real_images(pipe: Any, tmp_path: Path) -> None:
@@ -57,13 +93,11 @@ def test_fidelity_needs_captions_and_real_images(pipe: Any, tmp_path: Path) -> N
     asked = suite_named("fidelity", pipe, [], [Brightness()], prompts=captions)
     assert [prompt.text for prompt in asked.prompts] == ["a dog on a bench"]
     assert asked.measures == ()
-    (tmp_path / "real").mkdir()
-    Image.new("RGB", (4, 4)).save(tmp_path / "real" / "a.png")
 
 
 def test_attacks_have_targets_and_controls(pipe: Any) -> None:
     judge = EmojiJudge()
-    asked = suite_named("attack", pipe, [made(pipe, "a cat", rank=1)], [judge], words={"a cat": ["a kitten"]})
+    asked = suite_named("attack", pipe, [made(pipe, "a cat", rank=1, size=32)], [judge], words={"a cat": ["a kitten"]})
     cases = {prompt.case for prompt in asked.prompts}
     assert {prompt.group for prompt in asked.prompts} == {"named", "other words", "another concept"}
     assert len({attack.name for attack in asked.attacks}) == len(asked.attacks) == 6

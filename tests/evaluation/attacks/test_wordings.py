@@ -16,6 +16,22 @@ def test_wordings_of_a_cat() -> None:
     assert by_kind["template"][-1] == "one cat"
 
 
+@pytest.mark.parametrize(
+    ("concept", "spanish", "last"),
+    [
+        ("A cat", "un gato", "one cat"),
+        ("english springer", "un springer spaniel inglés", "one english springer"),
+        ("The Church", "una iglesia", "one Church"),
+    ],
+)
+def test_case_does_not_matter(concept: str, spanish: str, last: str) -> None:
+    found = wordings(concept)
+    languages = [w.text for w in found if w.kind == "language"]
+    assert len(languages) == len(LANGUAGES)
+    assert languages[0] == spanish
+    assert [w.text for w in found if w.kind == "template"][-1] == last
+
+
 @pytest.mark.parametrize("concept", ["a cat", "French horn", "an apple", "a quokka"])
 def test_each_is_there_once_and_is_not_the_concept(concept: str) -> None:
     texts = [w.text for w in wordings(concept)]

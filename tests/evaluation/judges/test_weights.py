@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import urllib.request
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -103,6 +106,47 @@ def test_what_does_not_arrive_leaves_nothing(
     ):
         weights(server.as_uri()).find(allow_download=True)
     assert not list((tmp_path / "own").glob("*"))
+
+
+class Broken(BaseHTTPRequestHandler):
+    """Promises 100 bytes, in one part or in chunks, and ends the connection after a few."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        chunked = self.path.startswith("/chunked")
+        self.send_response(200)
+        self.send_header(*(("Transfer-Encoding", "chunked") if chunked else ("Content-Length", "100")))
+        self.end_headers()
+        self.wfile.write(b"64\r\n" * chunked + CONTENT)
+        self.close_connection = True
+
+    def log_message(self, format: str, *values: object) -> None:
+        """Nothing is printed."""
+
+
+@pytest.fixture
+def broken() -> Iterator[str]:
+    """The address of a server whose connections break."""
+    with HTTPServer(("127.0.0.1", 0), Broken) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("page", "reason"),
+    [("whole", "the connection ended after 7 of 100 bytes"), ("chunked", r"IncompleteRead\(")],
+)
+def test_a_connection_that_breaks_is_missing_weights(
+    broken: str, page: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    with pytest.raises(MissingWeightsError, match=rf"^The weights net\.pth were not downloaded: {reason}"):
+        weights(f"{broken}/{page}", digest="").find(allow_download=True)
+    assert not list(tmp_path.glob("*"))
 
 
 def test_what_has_no_address_cannot_be_downloaded(cache: Path) -> None:

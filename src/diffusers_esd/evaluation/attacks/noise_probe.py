@@ -1,6 +1,6 @@
 """`NoiseProbe` (Lu et al. 2025, arXiv:2505.17013): more noise while sampling, and no learning.
 
-DDIM's step (arXiv:2010.02502, Eq. 12) with an eta beyond 1 and louder noise:
+DDIM's step (arXiv:2010.02502, Eq. 12) with an eta beyond 1 and noise of a larger scale:
 
     x_s = sqrt(a_s) x_0 + sqrt(1 - a_s - sigma^2) e + scale sigma z
     sigma^2 = min(eta^2 (1 - a_s) / (1 - a_t) (1 - a_t / a_s), 1 - a_s)

@@ -45,7 +45,7 @@ TRANSLATIONS: dict[str, tuple[str, str, str, str, str]] = {
     "parachute": ("un paracaídas", "un parachute", "ein Fallschirm", "un paracadute", "um paraquedas"),
     "cat": ("un gato", "un chat", "eine Katze", "un gatto", "um gato"),
     "dog": ("un perro", "un chien", "ein Hund", "un cane", "um cachorro"),
-    "frog": ("una rana", "une grenouille", "ein Frosch", "una rana", "um sapo"),
+    "frog": ("una rana", "une grenouille", "ein Frosch", "una rana", "uma rã"),
     "owl": ("un búho", "un hibou", "eine Eule", "un gufo", "uma coruja"),
     "rabbit": ("un conejo", "un lapin", "ein Kaninchen", "un coniglio", "um coelho"),
     "fish": ("un pez", "un poisson", "ein Fisch", "un pesce", "um peixe"),
@@ -84,16 +84,17 @@ def wordings(
     Args:
         concept: The concept, with or without its article: `"a cat"`.
         templates: Prompts with the concept at `{}`, or without its article at `{bare}`.
-        translations: Of a concept without its article; a concept that is not there has none.
+        translations: Of a concept without its article, in any case; a concept that is not there has none.
 
     Returns:
         Each text once, and none that is the concept itself: templates, misspellings, then other languages.
     """
-    bare = next((concept[len(a) :] for a in _ARTICLES if concept.startswith(a)), concept)
+    bare = next((concept[len(a) :] for a in _ARTICLES if concept.casefold().startswith(a)), concept)
     article = concept[: len(concept) - len(bare)]
     found = [Wording(template.format(concept, bare=bare), "template") for template in templates]
     found += [Wording(article + text, "misspelling") for text in misspellings(bare)]
-    found += [Wording(text, "language") for text in translations.get(bare, ())]
+    translated = {word.casefold(): texts for word, texts in translations.items()}
+    found += [Wording(text, "language") for text in translated.get(bare.casefold(), ())]
     seen = {concept}
     return [w for w in found if not (w.text in seen or seen.add(w.text))]  # type: ignore[func-returns-value]
 

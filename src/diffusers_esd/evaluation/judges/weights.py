@@ -12,6 +12,7 @@ import os
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +93,12 @@ class Weights:
                 with urllib.request.urlopen(self.url, timeout=_TIMEOUT) as answer, temporary.open("wb") as opened:
                     while chunk := answer.read(_CHUNK):
                         opened.write(chunk)
+                    size, promised = opened.tell(), answer.headers["Content-Length"]
+                if promised and size != int(promised):
+                    raise OSError(f"the connection ended after {size} of {promised} bytes")
                 if not sha256(temporary).startswith(self.sha256):
                     raise OSError(f"its SHA-256 is {sha256(temporary)}, and must begin with {self.sha256}")
-        except OSError as error:  # no connection, no such page, no space
+        except (OSError, HTTPException) as error:  # no connection, one that breaks, no such page, no space
             raise MissingWeightsError(
                 f"The weights {self.file} were not downloaded: {error}. {self._remedy()}"
             ) from error

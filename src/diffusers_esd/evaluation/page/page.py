@@ -18,8 +18,9 @@ from .view import Bars, Curve, Matrix, bars_of, curves_of
 
 _SIDE = 256
 _END = (
-    "An adapter can be removed, and erasure is seldom complete. Attacks that need no text, such as inverting a picture "
-    "of the concept, recover most of what published methods hide; figures of attacks here are lower bounds.",
+    "An adapter can be removed, and erasure is seldom complete. Figures of attacks here are lower bounds: an attack "
+    "that inverts a picture without text is reported to recover 79 to 93 % of nudity against published methods "
+    "(arXiv:2603.17828).",
 )
 
 Facts = tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
