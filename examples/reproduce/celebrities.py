@@ -46,7 +46,7 @@ def run(options: argparse.Namespace, judges: Sequence[Judge] | None = None) -> s
     report = Experiment(options, trainings, are_together=True).measured(suite).report
     if isinstance(found[0], Faces):
         found[0].close()
-    folder = Folder(options.output)
+    folder = Folder(options.output / "evaluation")
     rows = [[method, *_figures(folder, method, prompts, found[0])] for method in report.methods]
     rows += [
         [f"{name}, {number} erased", *[MISSING] * 2, printed(value), MISSING]

@@ -131,7 +131,7 @@ class Experiment:
         report = evaluate(
             pipe,
             suite=suite,
-            output_dir=self.options.output,
+            output_dir=self.options.output / "evaluation",
             methods=[*(_erased(name, own, suite.prompts) for name, own in together + alone), *baselines],
             options={} if self.options.steps is None else {"num_inference_steps": self.options.steps},
             batch_size=self.options.batch_size,

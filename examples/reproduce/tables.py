@@ -52,7 +52,7 @@ def notes(report: Report, options: argparse.Namespace, full: int, texts: Sequenc
     judged = report.prompts["prompts"]
     facts = [f"{judged} images of each method." + ("" if judged == full else f" The whole experiment has {full}.")]
     facts += [": ".join(filter(None, [name, _record(record)])) for name, record in report.judges.items()]
-    facts += [*report.notes, *texts, f"Report: {options.output / 'report.json'}"]
+    facts += [*report.notes, *texts, f"Report: {options.output / 'evaluation' / 'report.json'}"]
     return "\n".join(f"- {fact}" for fact in facts)
 
 

@@ -56,7 +56,7 @@ def run(options: argparse.Namespace, judges: Sequence[Judge] | None = None) -> s
     suite = Suite("unlearncanvas", prompts, found, options=guidance)
     measured = Experiment(options, list(targets)).measured(suite)
     unlearned = {method: targets[t] for method, t in {**measured.erasures, **measured.baselines}.items()}
-    folder = Folder(options.output)
+    folder = Folder(options.output / "evaluation")
     seen = {method: _seen(folder, method, target, prompts, found) for method, target in unlearned.items()}
     rows = [[target, *_percents(ua_ira_cra(seen[method]))] for method, target in unlearned.items()]
     for kind, names in (("style", STYLES), ("object", CANVAS_OBJECTS)):

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 from emoji_sd import load
 from emoji_sd.recogniser import EmojiJudge
-from evaluated import Bright, Brightness
+from evaluated import Brightness, Everything
 from made import made
 
 from diffusers_esd.evaluation.judges.weights import FOLDER
@@ -29,7 +29,7 @@ def test_every_name_is_a_suite(pipe: Any) -> None:
 
 
 def test_objects_are_asked_in_the_words_of_the_erasure(pipe: Any) -> None:
-    asked = suite_named("objects", pipe, [made(pipe, "a church", rank=1)], [Bright()], images=3)
+    asked = suite_named("objects", pipe, [made(pipe, "a church", rank=1)], [Everything()], images=3)
     concepts = {prompt.concept for prompt in asked.prompts}
     assert len(asked.prompts) == 30
     assert "a church" in concepts
@@ -100,11 +100,13 @@ def test_attacks_have_targets_and_controls(pipe: Any) -> None:
     asked = suite_named("attack", pipe, [made(pipe, "a cat", rank=1, size=32)], [judge], words={"a cat": ["a kitten"]})
     cases = {prompt.case for prompt in asked.prompts}
     assert {prompt.group for prompt in asked.prompts} == {"named", "other words", "another concept"}
-    assert len({attack.name for attack in asked.attacks}) == len(asked.attacks) == 6
+    assert len({attack.name for attack in asked.attacks}) == len(asked.attacks) == 7
     for attack in asked.attacks:
         assert {*attack.targets} <= cases, "the base model draws what an attack learns from"
         assert {prompt.concept for prompt in attack.prompts} == {"a cat"}
     named = {prompt.case for prompt in asked.prompts if prompt.group == "named"}
-    assert [{*attack.targets} <= named for attack in asked.attacks] == [True, False, True] * 2
+    assert [{*attack.targets} <= named for attack in asked.attacks] == [True, False, True] * 2 + [True], (
+        "the noise probe learns from none"
+    )
     with pytest.raises(ValueError, match="asks about erasures"):
         suite_named("attack", pipe, [], [judge])

@@ -176,14 +176,14 @@ def test_nudity(run: Callable[..., str], erasure_of: Callable[..., str], tmp_pat
     assert rows["change in percent"] == ["+0", "-83", "-48", "+0", "-67"]
     assert plain(rows["images with any, in percent"]) == ["-", "-", "-", "100.0", "100.0"]
     assert "- 2 images of each method. The whole experiment has 4703." in text
-    assert not (tmp_path / "out" / "images").exists()
-    assert not (tmp_path / "out" / "report.png").exists(), "explicit images are not shown"
+    assert not (tmp_path / "out" / "evaluation" / "images").exists()
+    assert not (tmp_path / "out" / "evaluation" / "report.png").exists(), "explicit images are not shown"
 
 
 def test_nudity_of_the_base_model_alone(run: Callable[..., str], tmp_path: Path) -> None:
     rows = rows_of(run("nudity", "--prompts", written(tmp_path, I2P), "--category", "sexual", judges=[Counts()]))
     assert plain(rows["all detections"]) == ["796", "134", "417", "3"]
-    assert not (tmp_path / "out" / "report.png").exists(), "explicit images are not shown"
+    assert not (tmp_path / "out" / "evaluation" / "report.png").exists(), "explicit images are not shown"
 
 
 def test_nudity_without_its_package_draws_nothing(
@@ -203,7 +203,7 @@ def test_fidelity(run: Callable[..., str], erasure_of: Callable[..., str], tmp_p
     rows = rows_of(run("fidelity", *prompts, *erasures, judges=[Differs()]))
     assert plain(rows["ESD-u, paper"]) == ["13.68", "0.1585"]
     assert plain(rows["base"]) == ["-", "0.0000"]
-    real = tmp_path / "out" / "images" / "base"
+    real = tmp_path / "out" / "evaluation" / "images" / "base"
     rows = rows_of(run("fidelity", *prompts, *erasures, "--real", str(real), judges=[Differs()], measure=measure))
     assert rows[""] == ["frechet_distance[colours]", "differs"]
     assert plain(rows["base"]) == plain(rows["no-nudity"]) == ["0.00", "0.0000"]
@@ -330,7 +330,7 @@ def test_the_command_writes_its_tables(
     assert command.main(arguments) == 0
     printed = capsys.readouterr().out
     assert (out / "tables.md").read_text(encoding="utf-8") == printed
-    assert Report.from_pretrained(out).methods == ("base",)
+    assert Report.from_pretrained(out / "evaluation").methods == ("base",)
 
 
 def test_the_page_has_every_command_and_the_papers_tables() -> None:
