@@ -85,7 +85,8 @@ def _judges(*questions: str) -> tuple[EmojiJudge, ...]:
 
 
 def _quick(erasures: Sequence[Erasure]) -> Suite:
-    unnamed = {phrase(word): [phrase(class_of(word))] for word in TOGETHER}
+    erased = {concept for erasure in erasures for concept in erasure.provenance.concepts}
+    unnamed = {phrase(word): [phrase(class_of(word))] for word in TOGETHER if phrase(word) in erased}
     return quick(load(), erasures, _judges(), unnamed=unnamed)
 
 

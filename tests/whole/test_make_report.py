@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from controls import must_fail
-from emoji_sd import OBJECTS, STYLES
+from emoji_sd import OBJECTS, STYLES, load
+from made import made
 from report.erasures import of_object
 from report.page import written
 from report.parts import Part, parts
@@ -33,6 +34,16 @@ def test_every_part_asks_what_its_judges_know(part: Part) -> None:
     ]
     assert len(asked) >= len(suite.prompts)
     assert all(judge.knows(label) for judge, label in asked)
+
+
+@pytest.mark.parametrize("part", PARTS[:2], ids=lambda part: part.slug)
+def test_erasures_are_asked_about_with_the_prompt_that_does_not_name_them(part: Part) -> None:
+    pipe = load()
+    concepts = list(dict.fromkeys(trained.concept for trained in part.needs.values()))
+    suite = part.suite([made(pipe, concept, rank=1, size=32) for concept in concepts])
+    unnamed = {prompt.concept: prompt.text for prompt in suite.prompts if prompt.group == "unnamed"}
+    assert list(unnamed) == concepts
+    assert unnamed["a cat"] == "an animal"
 
 
 def test_the_cache_tells_configurations_apart(tmp_path: Path) -> None:
