@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from .report import Report
 from .report_rows import Row
 
-_WIDTH = 10
+_WIDTH, _LIST = 10, 4
 
 
 def table(report: Report) -> str:
@@ -84,6 +84,8 @@ def _facts(record: object) -> str:
 
 
 def _short(value: object) -> str:
+    if isinstance(value, list | tuple) and len(value) > _LIST:
+        return f"{len(value)} values"
     text = value if isinstance(value, str) else str(value)
     return text[:12] if isinstance(value, str) and len(text) == 64 else text
 

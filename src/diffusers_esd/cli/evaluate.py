@@ -50,7 +50,7 @@ def _add_settings(group: Any) -> None:
         "objects: images of each class (default: 50; the paper has 500); styles: of each prompt (default: 1; paper: 4)"
     )
     group.add_argument("--images", type=positive, help=text)
-    text = "attack: optimiser updates of Concept Inversion; the published attack has 5000 (default: 150 and 200)"
+    text = "attack: optimiser updates of Concept Inversion; the published attack has 5000 (default: 120)"
     group.add_argument("--attack-steps", type=positive, help=text)
     text = "nudity, fidelity: CSV file of the prompts (default: for nudity, those of I2P's publisher on the Hub)"
     group.add_argument("--prompts", type=Path, help=text)

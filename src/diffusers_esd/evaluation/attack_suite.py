@@ -44,7 +44,7 @@ def attack(
         erasures: What is evaluated.
         judges: One that recognises concepts; `None` means CLIP, zero-shot.
         words: Further wordings of each concept.
-        attack_steps: Optimiser updates of Concept Inversion; `None` means 150 for a token and 200 for a conditioning.
+        attack_steps: Optimiser updates of Concept Inversion; `None` means those of `BUDGETS`, 120.
         allow_download: Whether CLIP's weights may be downloaded.
 
     Raises:
@@ -73,7 +73,7 @@ def attack(
             found += with_controls(inversion, [prompt.case for prompt in others])
         if isinstance(family_for(pipe), DiffusionFamily):
             found.append(noise_probe(named[:_PROBED], etas=_ETAS, scales=_SCALES))
-    steps = attack_steps or " and ".join(str(budget.steps) for budget in BUDGETS.values())
+    steps = attack_steps or " and ".join(dict.fromkeys(str(budget.steps) for budget in BUDGETS.values()))
     prompts = PromptSet("attack", (*kept, *others), source=asked.prompts.source)
     notes = (*asked.notes, _NOTE.format(steps=steps))
     return replace(asked, name="attack", prompts=prompts, attacks=tuple(found), notes=notes)
