@@ -216,7 +216,9 @@ def parts(objects: Sequence[str] = OBJECTS) -> list[Part]:
             "One object and three groups of layers",
             (
                 "The cat is erased with each group of layers. Beside them are methods that train nothing: the concept "
-                "as negative prompt, Safe Latent Diffusion with the concept as safety text, and UCE, a closed form.",
+                "as negative prompt, Safe Latent Diffusion with the concept as safety text, and UCE, a closed form. "
+                "The settings of Safe Latent Diffusion are for 50 steps, of which the first ten are as usual; here "
+                "are 16 steps, so it does little.",
             ),
             cat,
             lambda e: [*each(e), NegativePrompt([CAT]), SafeLatentDiffusion([CAT]), ClosedForm([CAT])],
