@@ -19,6 +19,9 @@ from .spelling import key
 from .suite import Suite
 from .surroundings import surroundings
 
+Asked = tuple[str, str, str]
+"""Of one image: its prompt, what the judge looks for, and its negative prompt."""
+
 FIRST_SEED = 100_000
 """Seed of the first image; no training uses these."""
 NAMED, UNNAMED, NEIGHBOURS, EACH = 16, 16, 4, 2
@@ -70,7 +73,7 @@ def quick(
         None if judges else CLIP(device=device, allow_download=allow_download)
     )  # weights that are missing are an error at once
     known, draws = _all_known(judges), _takes_negative_prompts(pipe)
-    found: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
+    asked: dict[tuple[str, str], list[Asked]] = {}
     concepts = {concept: e.config for e in erasures for concept in e.provenance.concepts}
     for name, given in (("words", words), ("unnamed", unnamed)):
         if unknown := sorted(set(given or ()) - concepts.keys()):
@@ -81,27 +84,43 @@ def quick(
             notes.append(f"No judge knows {concept!r}, so nothing is said about whether it is gone.")
             continue
         around = surroundings(pipe, concept, concepts, config, NEIGHBOURS, known)
-        other = [text for text, _ in wordings(concept)] + list((words or {}).get(concept, ()))
-        hidden = (unnamed or {}).get(concept) or around.unnamed
-        found["named", concept] = [(concept, concept, "")] * NAMED
-        found["other words", concept] = [(text, concept, "") for text in dict.fromkeys(other) for _ in range(EACH)]
-        found["unnamed", concept] = [
-            (text, concept, "") for text in hidden for _ in range(max(1, UNNAMED // len(hidden)))
-        ]
-        if draws:
-            found["negative prompt", concept] = [(concept, concept, AGAINST)] * (NAMED // 2)
+        others = [*(text for text, _ in wordings(concept)), *(words or {}).get(concept, ())]
+        asked |= _about(concept, others, (unnamed or {}).get(concept) or around.unnamed, negative=draws)
         for group, prompts in (("neighbours by text", around.by_text), ("neighbours by score", around.by_score)):
-            rows = found.setdefault((group, ""), [])
-            rows += [(p, p, "") for p in prompts if (p, p, "") not in rows for _ in range(EACH)]
+            of_all = asked.setdefault((group, ""), [])
+            of_all += [(p, p, "") for p in prompts if (p, p, "") not in of_all for _ in range(EACH)]
     erased = {key(c) for c in concepts} | {key(s) for e in erasures if e.config for s in e.config.synonyms}
     general = [p for p in GENERAL if key(p) not in erased and known(p)]
-    found["general", ""] = [(p, p, "") for p in general for _ in range(EACH)]
-    asked = _prompts(found)
-    return Suite("quick", asked, tuple(judges or [_zero_shot(asked, clip)]), groups=GROUPS, notes=tuple(notes))
+    asked["general", ""] = [(p, p, "") for p in general for _ in range(EACH)]
+    prompt_set = _prompts(asked)
+    own = tuple(judges or [_zero_shot(prompt_set, clip)])
+    return Suite("quick", prompt_set, own, groups=GROUPS, notes=tuple(notes))
 
 
-def _prompts(found: Mapping[tuple[str, str], Sequence[tuple[str, str, str]]]) -> PromptSet:
-    """The prompts of each group: text, label and negative prompt. Every image has a seed of its own."""
+def _about(
+    concept: str, others: Sequence[str], unnamed: Sequence[str], *, negative: bool
+) -> dict[tuple[str, str], list[Asked]]:
+    """What is asked about a concept, by group.
+
+    Args:
+        concept: The concept.
+        others: Other wordings of it.
+        unnamed: Prompts that can show it without its words.
+        negative: Whether it is also asked for with a negative prompt.
+    """
+    each_unnamed = max(1, UNNAMED // len(unnamed))
+    asked: dict[tuple[str, str], list[Asked]] = {
+        ("named", concept): [(concept, concept, "")] * NAMED,
+        ("other words", concept): [(text, concept, "") for text in dict.fromkeys(others) for _ in range(EACH)],
+        ("unnamed", concept): [(text, concept, "") for text in unnamed for _ in range(each_unnamed)],
+    }
+    if negative:
+        asked["negative prompt", concept] = [(concept, concept, AGAINST)] * (NAMED // 2)
+    return asked
+
+
+def _prompts(asked: Mapping[tuple[str, str], Sequence[Asked]]) -> PromptSet:
+    """The prompts of each group and concept. Every image has a seed of its own."""
     seeds = count(FIRST_SEED)
     prompts = [
         Prompt(
@@ -113,8 +132,8 @@ def _prompts(found: Mapping[tuple[str, str], Sequence[tuple[str, str, str]]]) ->
             labels={"subject": label},
             negative_prompt=against,
         )
-        for (group, concept), rows in found.items()
-        for text, label, against in rows
+        for (group, concept), images in asked.items()
+        for text, label, against in images
         for seed in [next(seeds)]
         for number in [seed - FIRST_SEED]
     ]
