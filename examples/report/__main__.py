@@ -32,7 +32,9 @@ def main() -> None:
     train(chosen, options.cache, options.processes)
     measure(chosen, objects, options.cache, options.output, options.processes)
     reports = [Report.from_pretrained(options.output / part.slug) for part in chosen]
-    print(write_text(options.output / "report.html", written(chosen, reports, options.cache, options.output)))
+    command = "make report" if options.objects >= len(OBJECTS) else f"python -m report --objects {options.objects}"
+    page = written(chosen, reports, options.cache, options.output, command)
+    print(write_text(options.output / "report.html", page))
 
 
 def _is_chosen(part: Part, words: list[str] | None) -> bool:

@@ -21,10 +21,11 @@ _LEAD = (
     "The model is small: a text encoder of 77 words, and objects that are far apart. Figures of this page compare "
     "methods and settings; they say nothing about the size of an effect on a large model.",
 )
-COMMAND = "make report"
 
 
-def written(parts: Sequence[Part], reports: Sequence[Report], cache: Path, output: Path) -> str:
+def written(
+    parts: Sequence[Part], reports: Sequence[Report], cache: Path, output: Path, command: str = "make report"
+) -> str:
     """The page.
 
     Args:
@@ -32,10 +33,11 @@ def written(parts: Sequence[Part], reports: Sequence[Report], cache: Path, outpu
         reports: The report of each.
         cache: Where the erasures are.
         output: Where the images are.
+        command: How the page is made.
     """
     sections = [_section(part, report, cache, output) for part, report in zip(parts, reports, strict=True)]
     title = "What is gone, what stayed, and what an attack brings back"
-    return page(title, sections, lead=_LEAD, command=COMMAND, created=max(report.created for report in reports))
+    return page(title, sections, lead=_LEAD, command=command, created=max(report.created for report in reports))
 
 
 def _section(part: Part, report: Report, cache: Path, output: Path) -> Section:

@@ -44,16 +44,18 @@ class Suite:
             raise ValueError(f"The suite {self.name!r} has no judge; give at least one.")
         PromptSet(self.name, self.everything)  # refuses cases that occur twice
         for judge in self.judges:
-            labels = {label for prompt in self.everything for label in prompt.labels.values()}
-            if judge.kind == "recognises" and not any(
-                judge.question in prompt.labels and judge.knows(prompt.labels[judge.question])
-                for prompt in self.everything
-            ):
-                questions = sorted({question for prompt in self.everything for question in prompt.labels})
-                raise ValueError(
-                    f"The judge {judge.name!r} answers the question {judge.question!r}, and knows none of the prompts' "
-                    f"labels; they ask {', '.join(questions) or 'nothing'}: {', '.join(sorted(labels)[:5])}."
-                )
+            if judge.kind == "recognises":
+                self._check_asked(judge)
+
+    def _check_asked(self, judge: Judge) -> None:
+        """Refuse a judge that no prompt asks anything that it knows: it would judge every image and say nothing."""
+        asked = {pair for prompt in self.everything for pair in prompt.labels.items()}
+        if not any(question == judge.question and judge.knows(label) for question, label in asked):
+            questions, labels = sorted({question for question, _ in asked}), sorted({label for _, label in asked})
+            raise ValueError(
+                f"The judge {judge.name!r} answers the question {judge.question!r}, and knows none of the prompts' "
+                f"labels; they ask {', '.join(questions) or 'nothing'}: {', '.join(labels[:5])}."
+            )
 
     @property
     def everything(self) -> tuple[Prompt, ...]:
