@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 WORKERS := -n 2 --dist worksteal
 
-.PHONY: venv demo frontier report bench scaling published test test-all test-compat lint docs package
+.PHONY: venv demo first frontier report bench scaling published commands test test-all test-compat lint docs package
 
 venv: $(VENV)/.stamp
 
@@ -42,6 +42,13 @@ scaling: venv
 
 published: venv
 	$(BIN)/python examples/published.py
+
+commands: venv
+	$(BIN)/python examples/commands.py
+
+# How long a stranger needs from an empty environment to a saved erasure.
+first:
+	$(PYTHON) tests/first_erasure.py build/first
 
 test: venv
 	$(PYTEST) $(WORKERS) -m "not slow and not compat"
