@@ -64,8 +64,10 @@ lint: venv
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# The site, and what a browser makes of it.
 docs: $(VENV)/.docs-stamp
 	$(BIN)/mkdocs build --strict
+	$(PYTEST) tests/whole/test_site.py
 
 # Both distributions, and the wheels in an environment of their own, as a user has them.
 package: $(VENV)/.package-stamp

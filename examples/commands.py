@@ -1,4 +1,4 @@
-"""Every command and option of `diffusers-esd`, from its parser: `python examples/commands.py` writes docs/commands.md."""
+"""Every command and option of the parser, as a page: `python examples/commands.py` writes docs/commands.md."""
 
 from __future__ import annotations
 

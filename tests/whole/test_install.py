@@ -1,0 +1,44 @@
+"""The page about installing names the extras of pyproject.toml, and all addresses of the project are the same."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from controls import must_fail
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+INSIDE = {"docs", "dev", "package"}
+"""Extras for work on the package itself."""
+
+
+def test_every_extra_is_named() -> None:
+    page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    named = {
+        name for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE) for name in re.findall(r"`([\w-]+)`", row)
+    }
+    assert named == set(PROJECT["optional-dependencies"]) - INSIDE
+
+
+def addresses(text: str) -> set[str]:
+    """The addresses of the project's repository and site in a text."""
+    return set(re.findall(r"(?:github\.com/[\w-]+/diffusers-esd|[\w-]+\.github\.io/[\w-]+)(?![\w-])", text))
+
+
+def test_the_project_has_one_address() -> None:
+    expected = {"github.com/diffusers-esd/diffusers-esd", "diffusers-esd.github.io/diffusers-esd"}
+    assert addresses(" ".join(PROJECT["urls"].values())) == expected
+    kinds = ("*.md", "*.py", "*.yml", "*.toml", "*.cff", "*.html")
+    files = [file for kind in kinds for file in ROOT.rglob(kind) if not {".venv", "build", "site"} & set(file.parts)]
+    for file in files:
+        assert addresses(file.read_text(encoding="utf-8")) <= expected, file
+    with must_fail("another address"):
+        assert addresses("https://github.com/someone/diffusers-esd") <= expected
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/install.md", "docs/index.md"])
+def test_the_first_command_installs(name: str) -> None:
+    assert re.search(r"^pip install diffusers-esd$", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)
