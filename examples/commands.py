@@ -22,6 +22,17 @@ def page() -> str:
     return "\n".join([HEAD, *_sections(make_parser(), "diffusers-esd", 2)])
 
 
+def options(parser: argparse.ArgumentParser) -> set[str]:
+    """All options of all commands of a parser."""
+    names = set()
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            names |= {option for inner in action.choices.values() for option in options(inner)}
+        else:
+            names |= set(action.option_strings)
+    return names
+
+
 def _sections(parser: argparse.ArgumentParser, name: str, level: int) -> list[str]:
     """The commands of a parser, each with its arguments."""
     parts = []

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 
-from commands import FILE, page
+from commands import FILE, options, page
 from controls import must_fail
 
 from diffusers_esd.cli.main import make_parser
-
-
-def options(parser: argparse.ArgumentParser) -> set[str]:
-    """All options of all commands."""
-    found = set()
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            found |= {option for inner in action.choices.values() for option in options(inner)}
-        else:
-            found |= set(action.option_strings)
-    return found
 
 
 def test_the_page_is_up_to_date() -> None:

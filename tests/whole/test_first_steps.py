@@ -1,4 +1,4 @@
-"""The page about installing names the extras of pyproject.toml, and all addresses of the project are the same."""
+"""A stranger's first steps: the extras, the address, the first command and ten questions lead where they say."""
 
 from __future__ import annotations
 
@@ -42,3 +42,27 @@ def test_the_project_has_one_address() -> None:
 @pytest.mark.parametrize("name", ["README.md", "docs/install.md", "docs/index.md"])
 def test_the_first_command_installs(name: str) -> None:
     assert re.search(r"^pip install diffusers-esd$", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def slug(heading: str) -> str:
+    """The anchor of a heading."""
+    return re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower())
+
+
+def is_there(target: str) -> bool:
+    """Whether a page has an anchor, `page.md#anchor`."""
+    name, _, anchor = target.partition("#")
+    page = ROOT / "docs" / name
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE) if page.is_file() else []
+    return page.is_file() and (not anchor or anchor in map(slug, headings))
+
+
+def test_ten_questions_have_their_answers() -> None:
+    text = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    answers = re.findall(r"^\| [^|]+\? \| (.*) \|$", text, re.MULTILINE)
+    assert len(answers) == 10
+    targets = [re.findall(r"\]\(([^)]+)\)", answer) for answer in answers]
+    assert all(targets)
+    assert [target for found in targets for target in found if not is_there(target)] == []
+    with must_fail("a page without this anchor"):
+        assert is_there("install.md#nowhere")
