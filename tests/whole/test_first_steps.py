@@ -66,3 +66,13 @@ def test_ten_questions_have_their_answers() -> None:
     assert [target for found in targets for target in found if not is_there(target)] == []
     with must_fail("a page without this anchor"):
         assert is_there("install.md#nowhere")
+
+
+def test_the_figure_of_the_speed_has_the_numbers_of_its_table() -> None:
+    figure = (ROOT / "docs" / "assets" / "speed.svg").read_text(encoding="utf-8")
+    table = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| SD 1\.4 \| `esd-u` \| (.*?) \| .*? \| (.*?) \|", table, re.MULTILINE)
+    measured = {way.strip("*"): seconds.strip("*") for way, seconds in rows}
+    drawn = dict(re.findall(r">([^<>]+)</text>\n<rect[^>]*>\n<text[^>]*>([\d.]+)<", figure))
+    assert len(drawn) == 3
+    assert drawn == {way: measured[way] for way in drawn}
