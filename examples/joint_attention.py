@@ -11,17 +11,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import torch
 from emoji_sd import OBJECTS, STYLES, Judge, class_of, phrase, plain, rates, settings, some_pairs, unnamed
 from emoji_sd.joint import JointPipeline, load_joint
 from emoji_sd.rates import Pair
+from frontier.work import run
 
 from diffusers_esd import Erasure, ESDTrainer, stack
 from diffusers_esd.files import whole
@@ -74,7 +73,7 @@ def train(output: Path, recipe: str, word: str, device: str) -> None:
         except ValueError as error:
             if "No layer can tell" not in str(error):
                 raise
-            print(f"{recipe}, {word}: {error}", flush=True)
+            print(f"{recipe}, {word}: {error}")
         else:
             erasure.save_pretrained(path)
 
@@ -106,14 +105,6 @@ def _figures(output: Path, recipe: str | None, words: Sequence[str]) -> Path:
     return output / "figures" / name / f"{'-'.join(words)}.json"
 
 
-def run(jobs: Sequence[tuple[Callable[..., None], tuple[Any, ...]]], processes: int) -> None:
-    """Do jobs that do not depend on one another, in processes of one thread each."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for future in [pool.submit(function, *arguments) for function, arguments in jobs]:
-            future.result()
-
-
 def table(output: Path) -> str:
     """The table of what was judged, in Markdown. Rates of others and styles are shares of the base model's."""
 
@@ -121,18 +112,23 @@ def table(output: Path) -> str:
         path = _figures(output, recipe, words)
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
-    lines = ["| layers | number | erased (worst) | others | styles | an animal is a cat | four together: erased (worst) "
-             "| others | styles |", "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        "| layers | number | erased (worst) | others | styles | unnamed | four: erased (worst) | others | styles |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for recipe in (None, *RECIPES):
         alone = [(read(recipe, [word]), read(None, [word])) for word in WORDS]
-        cells = [*_cells([pair for pair in alone if None not in pair]), *_cells([(read(recipe, WORDS), read(None, WORDS))])]
+        together = _cells([(read(recipe, WORDS), read(None, WORDS))])
         layers = "" if recipe is None else _layers(output, recipe)
-        lines.append(f"| {recipe or 'base model'} | {layers} | " + " | ".join(cells[:4] + cells[4:7]) + " |")
+        cells = [recipe or "base model", layers, *_cells([both for both in alone if None not in both]), *together[:3]]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def _layers(output: Path, recipe: str) -> str:
-    counts = {len(Erasure.from_pretrained(f).layers()) for word in WORDS if (f := folder(output, recipe, word)).exists()}
+    """How many layers the erasures have."""
+    folders = [path for word in WORDS if (path := folder(output, recipe, word)).exists()]
+    counts = [len(Erasure.from_pretrained(path).layers()) for path in folders]
     return "-".join(map(str, sorted({min(counts), max(counts)}))) if counts else "none"
 
 
@@ -155,10 +151,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(argv)
     output, device = options.output, options.device
-    alone = [[word] for word in WORDS]
-    run([(judge, (output, None, words, device)) for words in (*alone, WORDS)] +
-        [(train, (output, recipe, word, device)) for recipe in RECIPES for word in WORDS], options.processes)  # fmt: skip
-    run([(judge, (output, recipe, words, device)) for recipe in RECIPES for words in (WORDS, *alone)], options.processes)
+    run([(f"{recipe}, {word}", partial(train, output, recipe, word, device)) for recipe in RECIPES for word in WORDS],
+        options.processes)  # fmt: skip
+    judged = [(recipe, words) for words in (WORDS, *((word,) for word in WORDS)) for recipe in (None, *RECIPES)]
+    run([(f"{recipe}, {words}", partial(judge, output, recipe, words, device)) for recipe, words in judged],
+        options.processes)  # fmt: skip
     print(table(output))
 
 

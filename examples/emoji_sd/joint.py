@@ -36,7 +36,7 @@ class JointPipeline(StableDiffusion3Pipeline):
 
 
 def autoencoder(dtype: torch.dtype = torch.float32) -> AutoencoderKL:
-    """The autoencoder of the preset `small`, in the configuration of Stable Diffusion 3: its latents are not shifted."""
+    """The autoencoder of the preset `small`; its configuration says that latents are not shifted, which SD 3 reads."""
     folder = SMALL.file("model_index.json").parent / "vae"
     return AutoencoderKL.from_pretrained(folder, shift_factor=0.0, dtype=dtype, local_files_only=True)
 

@@ -13,34 +13,16 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 from diffusers.training_utils import compute_density_for_timestep_sampling
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from .joint import JOINT_WEIGHTS, JointPipeline, autoencoder
-from .loop import Batch, arguments, images, train
+from .latents import Latents
+from .loop import Batch, arguments, train
 from .preset import SMALL
-from .train_diffusion import LENGTH, encode
-from .vocabulary import STYLES
+from .text import text_encoder
 
-# Width, layers and width of the projection of the two text encoders.
-ENCODERS = ((96, 3, 96), (32, 2, 32))
-
-
-def text_encoder(tokens: CLIPTokenizer, width: int, layers: int, projection: int) -> CLIPTextModelWithProjection:
-    """An untrained text encoder, whose last layer but one gives the token states, as in Stable Diffusion 3."""
-    return CLIPTextModelWithProjection(
-        CLIPTextConfig(
-            vocab_size=len(tokens),
-            hidden_size=width,
-            intermediate_size=2 * width,
-            projection_dim=projection,
-            num_hidden_layers=layers,
-            num_attention_heads=width // 32,
-            max_position_embeddings=LENGTH,
-            bos_token_id=tokens.bos_token_id,
-            eos_token_id=tokens.eos_token_id,
-            pad_token_id=tokens.pad_token_id,
-        )
-    )
+# Width and layers of the two text encoders.
+ENCODERS = ((96, 3), (32, 2))
 
 
 def denoiser() -> SD3Transformer2DModel:
@@ -53,9 +35,9 @@ def denoiser() -> SD3Transformer2DModel:
         num_layers=6,
         attention_head_dim=32,
         num_attention_heads=4,
-        joint_attention_dim=sum(width for width, _, _ in ENCODERS),
+        joint_attention_dim=sum(width for width, _ in ENCODERS),
         caption_projection_dim=128,
-        pooled_projection_dim=sum(projection for _, _, projection in ENCODERS),
+        pooled_projection_dim=sum(width for width, _ in ENCODERS),
         pos_embed_max_size=8,
         qk_norm="rms_norm",
     )
@@ -75,36 +57,22 @@ def states(encoders: Sequence[nn.Module], ids: Tensor) -> tuple[Tensor, Tensor]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, then save the pipeline in float16, without the autoencoder."""
     options = arguments(__doc__, "transformer", argv, output=JOINT_WEIGHTS)
-    words, device = options.preset.vocabulary, options.device
-    vae = autoencoder().to(device)
-    data = images(options)
-    mean, std = encode(vae, data["pictures"])
     tokens = CLIPTokenizer.from_pretrained(SMALL.file("tokenizer"))
+    latents = Latents(options, autoencoder(), tokens)
     torch.manual_seed(options.seed)
     transformer = denoiser()
-    encoders = nn.ModuleList(text_encoder(tokens, *sizes) for sizes in ENCODERS)
+    encoders = nn.ModuleList(text_encoder(tokens, *sizes, CLIPTextModelWithProjection) for sizes in ENCODERS)
     model = nn.ModuleDict({"transformer": transformer, "text": encoders})
-    texts = words.all_captions()
-    ids = torch.tensor(tokens(texts, padding="max_length", max_length=LENGTH).input_ids)
-    row = {text: i for i, text in enumerate(texts)}
-    # table[object, style, kind of caption] -> row of ids
-    table = torch.tensor([[[row[c] for c in words.captions(o, s)] for s in STYLES] for o in words.objects])
-    caption_weights = torch.tensor(options.preset.caption_weights)
 
     def batch(generator: torch.Generator) -> Batch:
-        index = torch.randint(len(mean), (options.batch,), generator=generator)
-        kind = torch.multinomial(caption_weights, options.batch, replacement=True, generator=generator)
-        text = ids[table[data["objects"][index], data["styles"][index], kind]]
-        index = index.to(device)
-        x_0 = mean[index] + std[index] * torch.randn((options.batch, *mean.shape[1:]), generator=generator).to(device)
-        noise = torch.randn(x_0.shape, generator=generator).to(device)
-        s = compute_density_for_timestep_sampling("logit_normal", options.batch, 0.0, 1.0, generator=generator)
-        return text.to(device), x_0, noise, s.to(device)
+        text, x_0, noise = latents.batch(generator)
+        s = compute_density_for_timestep_sampling("logit_normal", len(x_0), 0.0, 1.0, generator=generator)
+        return text, x_0, noise, s.to(x_0.device)
 
     def loss(text: Tensor, x_0: Tensor, noise: Tensor, s: Tensor) -> Tensor:
-        tokens_of, pooled = states(encoders, text)
+        token_states, pooled = states(encoders, text)
         x_s = torch.lerp(x_0, noise, s[:, None, None, None])
-        v = transformer(x_s, encoder_hidden_states=tokens_of, pooled_projections=pooled, timestep=1000 * s).sample
+        v = transformer(x_s, encoder_hidden_states=token_states, pooled_projections=pooled, timestep=1000 * s).sample
         return (v - (noise - x_0)).square().mean()
 
     train("transformer", model, batch, loss, options)
