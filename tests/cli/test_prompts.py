@@ -89,6 +89,8 @@ def write(folder: Path, text: str, name: str = "prompts.yaml") -> Path:
         ),
         ("a.json", '[{"target": "x", "neutral": "x", "guidance_scale": 2}]', ("x",), {"anchor": "", "eta": 1.0}),
         ("a.yaml", "targets: [{target_class: x, negative: x}]\nguidance_scale: 2", ("x",), {"anchor": "", "eta": 2.0}),
+        ("a.toml", '[slider]\ntarget_class = "x"\nnegative = "x"', ("x",), {"anchor": "", "eta": 1.0}),
+        ("a.toml", 'target = "x"\nguidance_scale = 2', ("x",), {"anchor": "", "eta": 2.0}),
     ],
 )
 def test_files_become_concepts_and_fields(
@@ -156,6 +158,8 @@ def test_the_target_is_theirs(entry: dict[str, Any], tmp_path: Path) -> None:
             "- {target: a, resolution: [512, 768]}",
             "`resolution` must be the side of a square, such as 512; got [512, 7",
         ),
+        ("- {target: a, unconditional: [b]}", "`unconditional` must be a prompt, got ['b']."),
+        ("- {target: a, guidance_scale: strong}", "`guidance_scale` must be a number, got 'strong'."),
         ("- {target: a, colour: red}", "`colour` is not read; expected target, positive, unconditional, neutral, act"),
         ("- {positive: a}", "an entry must have `target`; got {'positive': 'a'}"),
         ("targets: [{target_class: a, positive: b, negative: a}]", "a target with `positive` is a slider, and amplif"),

@@ -24,7 +24,8 @@ from typing import Any
 from .documents import read_document
 
 _ENDINGS = (".yaml", ".yml", ".toml", ".json")
-_ENTRY = ("target", "positive", "unconditional", "neutral", "action", "guidance_scale")
+_PROMPTS = ("target", "positive", "unconditional", "neutral")
+_ENTRY = (*_PROMPTS, "action", "guidance_scale")
 _TARGET = ("target_class", "positive", "negative", "neutral", "guidance_scale", "shuffle")
 _SLIDER = ("target_class", "positive_prompt", "negative_prompt", "guidance_strength")
 _SHARED = ("resolution", "batch_size")
@@ -74,9 +75,13 @@ def _entries(file: Path, values: Any) -> list[dict[str, Any]]:
     """The entries of a file, each in LECO's words."""
     if isinstance(values, dict) and isinstance(values.get("config"), dict):
         values = _slider_of_job(file, values["config"])
+    if isinstance(values, dict) and isinstance(values.get("slider"), dict):
+        values = values["slider"]
     if isinstance(values, dict) and "positive_prompt" in values:
         return [_of_concept_slider(values, str(file))]
-    if isinstance(values, dict):
+    if isinstance(values, dict) and ("target" in values or "target_class" in values):
+        values = [values]
+    elif isinstance(values, dict):
         kind = next((name for name in ("prompts", "targets") if name in values), None)
         shared = {name: value for name, value in values.items() if name != kind}
         values = None if kind is None else values[kind]
@@ -153,21 +158,11 @@ def _of_concept_slider(item: Mapping[str, Any], place: str) -> dict[str, Any]:
 
 def _mapped(entry: Mapping[str, Any], place: str) -> dict[str, Any]:
     """An entry in LECO's words as `concept`, `anchor`, and the fields that all concepts share."""
-    if entry["action"] != "erase":
-        raise ValueError(
-            f"{place}: `action` must be 'erase', got {entry['action']!r}. An erasure does not amplify; train one, and "
-            "load it at a negative scale."
-        )
-    target, positive, unconditional, neutral = (
-        entry[name] for name in ("target", "positive", "unconditional", "neutral")
-    )
-    for name in ("target", "positive"):
-        if not isinstance(entry[name], str) or not entry[name].strip():
-            raise ValueError(f"{place}: `{name}` must be a prompt that is not empty, got {entry[name]!r}.")
-    eta = float(entry["guidance_scale"])
-    fields: dict[str, Any] = {"concept": positive, "anchor": unconditional, "eta": eta}
+    _check_entry(entry, place)
+    target, positive, unconditional, neutral = (entry[name] for name in _PROMPTS)
+    fields: dict[str, Any] = {"concept": positive, "anchor": unconditional, "eta": float(entry["guidance_scale"])}
     if target == positive == neutral:
-        fields["eta"] = eta - 1
+        fields["eta"] -= 1
     elif target == neutral:
         fields["erase_from"] = target
     elif target != positive or neutral != unconditional:
@@ -180,6 +175,23 @@ def _mapped(entry: Mapping[str, Any], place: str) -> dict[str, Any]:
     if "batch_size" in entry:
         fields["batch_size"] = entry["batch_size"]
     return fields
+
+
+def _check_entry(entry: Mapping[str, Any], place: str) -> None:
+    """Refuse values that mean nothing."""
+    if entry["action"] != "erase":
+        raise ValueError(
+            f"{place}: `action` must be 'erase', got {entry['action']!r}. An erasure does not amplify; train one, and "
+            "load it at a negative scale."
+        )
+    for name in _PROMPTS:
+        may_be_empty = name in ("unconditional", "neutral")
+        if not isinstance(entry[name], str) or not (may_be_empty or entry[name].strip()):
+            kind = "a prompt" if may_be_empty else "a prompt that is not empty"
+            raise ValueError(f"{place}: `{name}` must be {kind}, got {entry[name]!r}.")
+    scale = entry["guidance_scale"]
+    if isinstance(scale, bool) or not isinstance(scale, int | float):
+        raise ValueError(f"{place}: `guidance_scale` must be a number, got {scale!r}.")
 
 
 def _side(value: Any, place: str) -> int:
