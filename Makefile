@@ -46,9 +46,9 @@ published: venv
 commands: venv
 	$(BIN)/python examples/commands.py
 
-# How long a stranger needs from an empty environment to a saved erasure.
+# How long a stranger needs from an empty environment to a saved erasure. PIP has further options of pip install.
 first:
-	$(PYTHON) tests/first_erasure.py build/first
+	$(PYTHON) tests/first_erasure.py build/first $(PIP)
 
 test: venv
 	$(PYTEST) $(WORKERS) -m "not slow and not compat"

@@ -40,7 +40,7 @@ def timed(text: str, seconds: dict[str, float], *command: str | Path) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder of the environment and the erasure; it is emptied first")
-    parser.add_argument("--pip", nargs="*", default=[], metavar="OPTION", help="further options of `pip install`")
+    parser.add_argument("pip", nargs=argparse.REMAINDER, help="further options of `pip install`")
     options = parser.parse_args()
     shutil.rmtree(options.folder, ignore_errors=True)
     seconds: dict[str, float] = {}

@@ -12,7 +12,7 @@ from controls import must_fail
 from diffusers_esd import Erasure
 from diffusers_esd.cli import main
 from diffusers_esd.cli.fields import read_fields
-from diffusers_esd.cli.repeat import NAME
+from diffusers_esd.files import CONFIG_NAME
 
 QUICK = ["--iterations", "2", "--num-inference-steps", "4", "--rank", "2", "--preserve", "--learning-rate", "0.01"]
 
@@ -43,15 +43,15 @@ def test_the_command_can_be_repeated(model: str, tmp_path: Path, monkeypatch: py
         "1.5",
     ]
     assert main([*call, "--group", ".*attn1.*", "--dtype", "float32", "--device", "cpu", *QUICK]) == 0
-    text = Path("first", NAME).read_text(encoding="utf-8")
+    text = Path("first", CONFIG_NAME).read_text(encoding="utf-8")
     command, _, _ = text.partition("\n")
     assert command.startswith("# diffusers-esd erase ")
     words = shlex.split(command.removeprefix("# diffusers-esd"))
     assert "--device" not in words
     assert main([*words, "--device", "cpu"]) == 0
     assert same(Path("first"), Path("first-again"))
-    assert read_fields(Path("first-again", NAME)) == read_fields(Path("first", NAME))
-    fields = read_fields(Path("first", NAME))
+    assert read_fields(Path("first-again", CONFIG_NAME)) == read_fields(Path("first", CONFIG_NAME))
+    fields = read_fields(Path("first", CONFIG_NAME))
     assert (fields["offload"], fields["learning_rate"], fields["sample_prompts"]) == (True, 0.01, [])
     assert main([*words[:-4], "-o", "other", "--device", "cpu", *QUICK]) == 0
     with must_fail("other settings give another erasure"):
@@ -64,5 +64,14 @@ def test_each_of_several_concepts_has_the_file(model: str, tmp_path: Path) -> No
     call = ["erase", model, "--concepts", str(tmp_path / "concepts.txt"), "-o", str(folder), "--device", "cpu", *QUICK]
     assert main(call) == 0
     for name in ("no-a-cat", "no-a-dog"):
-        assert read_fields(folder / name / NAME)["iterations"] == 2
-        assert (folder / name / NAME).read_text().startswith(f"# diffusers-esd erase {model} 'a {name[-3:]}' ")
+        assert read_fields(folder / name / CONFIG_NAME)["iterations"] == 2
+        assert (folder / name / CONFIG_NAME).read_text().startswith(f"# diffusers-esd erase {model} 'a {name[-3:]}' ")
+
+
+def test_another_erasure_in_the_folder_does_not_keep_the_file(model: str, tmp_path: Path) -> None:
+    folder = tmp_path / "no-cat"
+    assert main(["erase", model, "a cat", "-o", str(folder), "--device", "cpu", "--check", *QUICK]) == 0
+    assert (folder / "check.png").is_file()
+    assert (folder / CONFIG_NAME).is_file()
+    Erasure.from_pretrained(folder).save_pretrained(folder)
+    assert not (folder / CONFIG_NAME).exists()

@@ -81,12 +81,13 @@ def _erase(options: argparse.Namespace) -> None:
 def _save(erasure: Any, pipe: Any, options: argparse.Namespace, run: RunConfig) -> None:
     from ..summary import outcome
 
-    write_config(save(erasure, options), list(erasure.provenance.concepts), options, erasure.config, run)
+    folder = save(erasure, options)
     if text := outcome(erasure.config, erasure.provenance):
         print(text)
     if options.check and erasure.provenance.complete:
         print(erasure.check(pipe))
-        erasure.save_pretrained(options.output)
+        erasure.save_pretrained(folder)
+    write_config(folder, list(erasure.provenance.concepts), options, erasure.config, run)
 
 
 def _erase_each(options: argparse.Namespace, config: ESDConfig, run: RunConfig) -> None:

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ..config import ESDConfig
-from ..files import write_text
+from ..files import CONFIG_NAME, write_text
 from ..run import RunConfig
 
-NAME = "config.yaml"
 _OF_MODEL = ("dtype", "variant", "revision", "model_config")
 
 
@@ -37,7 +36,7 @@ def write_config(
     paths = {name: None if (path := getattr(run, name)) is None else str(path) for name in ("output_dir", "resume")}
     values = {**config.to_dict(), **asdict(run), **paths, "sample_prompts": list(run.sample_prompts)}
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
-    write_text(folder / NAME, f"# {_command(folder, concepts, options)}\n{text}")
+    write_text(folder / CONFIG_NAME, f"# {_command(folder, concepts, options)}\n{text}")
 
 
 def _command(folder: Path, concepts: list[str], options: argparse.Namespace) -> str:
@@ -47,5 +46,5 @@ def _command(folder: Path, concepts: list[str], options: argparse.Namespace) -> 
     for name in ("name", *_OF_MODEL):
         if getattr(options, name) is not None:
             words += ["--" + name.replace("_", "-"), getattr(options, name)]
-    words += ["--output", f"{folder}-again", "--config", str(folder / NAME)]
+    words += ["--output", f"{folder}-again", "--config", str(folder / CONFIG_NAME)]
     return " ".join(shlex.join(words).splitlines())
