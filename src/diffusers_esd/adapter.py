@@ -22,6 +22,7 @@ from .denoiser import Denoiser, Snapshot, adapter_names, check_present, tuner_la
 from .groups import Selection
 from .modes import evaluation
 from .portable import check_fit
+from .quantization import keep_precision
 from .streams import stream
 
 _FILTERING = threading.Lock()
@@ -178,6 +179,7 @@ def load(denoiser: Denoiser, component: str, weights: Mapping[str, Tensor], name
     except BaseException:
         _delete(denoiser, name, user)
         raise
+    keep_precision(denoiser, component, weights, name)
     user.restore(adding=[name])
     _set_scales(denoiser, {name: scale})
 
@@ -239,9 +241,10 @@ def _delete(denoiser: Denoiser, name: str, user: Snapshot) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence PEFT's warnings about a second adapter, and about deleting an active one: both are intended."""
+    """Silence PEFT's warnings about a second adapter, about deleting an active one, and about merging, which is not."""
     # Python's warning filters are shared by all threads.
     with _FILTERING, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Already found a `peft_config`")
         warnings.filterwarnings("ignore", "Adapter .* was active which is now deleted")
+        warnings.filterwarnings("ignore", "TorchaoLoraLinear was instantiated without")
         yield
