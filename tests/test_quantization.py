@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from controls import must_fail
-from diffusers import NVIDIAModelOptConfig
+from diffusers import QuantoConfig
 from diffusers.quantizers import DiffusersAutoQuantizer
 from emoji_sd import load
 from quantised import QUANTISED, torchao
@@ -61,7 +61,8 @@ def test_a_quantised_layer_is_what_it_stands_for(kind: str) -> None:
     assert weight.shape == own.shape
     h = torch.randn((3, own.shape[1]), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        torch.testing.assert_close(layer(h), functional.linear(h, weight.float(), layer.bias), rtol=1e-4, atol=1e-4)
+        off = 0.05 if kind == "bitsandbytes int8" else 1e-4  # it rounds h too
+        torch.testing.assert_close(layer(h), functional.linear(h, weight.float(), layer.bias), rtol=1e-4, atol=off)
         # Without the scales of the first call, which bitsandbytes moves elsewhere.
         assert torch.equal(dequantised(layer), weight)
         assert (weight - own).norm() < 0.15 * own.norm()
@@ -110,8 +111,8 @@ def test_other_quantisations_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^The denoiser's weights are in float8 without layerwise casting"):
         check_denoiser(pipe.unet)
     pipe = load()
-    pipe.unet.hf_quantizer = DiffusersAutoQuantizer.from_config(NVIDIAModelOptConfig("FP8"))
-    with pytest.raises(ValueError, match=r"^The denoiser is quantised with modelopt, beside which an adapter cannot"):
+    pipe.unet.hf_quantizer = DiffusersAutoQuantizer.from_config(QuantoConfig("int8"))
+    with pytest.raises(ValueError, match=r"^The denoiser is quantised with quanto, beside which an adapter cannot"):
         ESDTrainer(pipe)
 
 

@@ -22,10 +22,10 @@ from .denoiser import Denoiser, Snapshot, adapter_names, check_present, tuner_la
 from .groups import Selection
 from .modes import evaluation
 from .portable import check_fit
-from .quantization import keep_precision
+from .quantization import is_in_float8
 from .streams import stream
 
-_FILTERING = threading.Lock()
+_FILTERING = threading.Lock()  # Python's warning filters are shared by all threads
 
 
 class Adapter:
@@ -174,12 +174,15 @@ def load(denoiser: Denoiser, component: str, weights: Mapping[str, Tensor], name
     user = Snapshot(denoiser)
     try:
         with _quiet():
-            # On the meta device PEFT does not draw random numbers.
             denoiser.load_lora_adapter(dict(weights), prefix=component, adapter_name=name, low_cpu_mem_usage=True)
     except BaseException:
         _delete(denoiser, name, user)
         raise
-    keep_precision(denoiser, component, weights, name)
+    if is_in_float8(denoiser):  # PEFT has cast A and B to it
+        for key, weight in weights.items():
+            side = key.removeprefix(f"{component}.").removesuffix("weight")
+            parameter = denoiser.get_parameter(f"{side}{name}.weight")
+            parameter.data = weight.to(parameter.device)
     user.restore(adding=[name])
     _set_scales(denoiser, {name: scale})
 
@@ -242,9 +245,7 @@ def _delete(denoiser: Denoiser, name: str, user: Snapshot) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence PEFT's warnings about a second adapter, about deleting an active one, and about merging, which is not."""
-    # Python's warning filters are shared by all threads.
     with _FILTERING, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Already found a `peft_config`")
+        warnings.filterwarnings("ignore", "Already found a `peft_config`|TorchaoLoraLinear was instantiated without")
         warnings.filterwarnings("ignore", "Adapter .* was active which is now deleted")
-        warnings.filterwarnings("ignore", "TorchaoLoraLinear was instantiated without")
         yield

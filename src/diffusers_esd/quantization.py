@@ -15,7 +15,7 @@ called, and casts it back at the end of the call, before a backward pass needs i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -149,24 +149,6 @@ def check_full_weights(model: nn.Module, purpose: str, remedy: str) -> None:
 def is_in_float8(model: nn.Module) -> bool:
     """Whether weights are stored in float8, as with layerwise casting."""
     return any(parameter.dtype in _FLOAT8 for parameter in model.parameters())
-
-
-def keep_precision(model: nn.Module, component: str, weights: Mapping[str, Tensor], name: str) -> None:
-    """Give an adapter its own weights again if PEFT has cast them to float8, the type of the base weights.
-
-    Args:
-        model: The denoiser.
-        component: The prefix of the keys.
-        weights: A and B by portable key.
-        name: Name of the adapter, which is loaded.
-    """
-    if not is_in_float8(model):
-        return
-    for path, layer in model.named_modules():
-        for side in ("lora_A", "lora_B"):
-            if name in getattr(layer, side, ()):
-                parameter = getattr(layer, side)[name].weight
-                parameter.data = weights[f"{component}.{path}.{side}.weight"].to(parameter.device)
 
 
 @contextmanager

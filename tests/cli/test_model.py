@@ -13,7 +13,6 @@ import local_hub
 import pytest
 import torch
 from controls import must_fail
-from emoji_sd import WEIGHTS
 from safetensors.torch import save_file
 from tiny import tiny_pipeline
 
@@ -22,7 +21,6 @@ from diffusers_esd.cli import main
 from diffusers_esd.cli.model import add_model, load_pipeline, load_stored_pipeline
 from diffusers_esd.files import stored_dtypes
 from diffusers_esd.kohya import sgm_names
-from diffusers_esd.quantization import quantization
 
 PUBLISHED = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
@@ -191,38 +189,6 @@ def test_other_files_are_not_models(single: Path, model: str, erasures: list[str
     ):
         with pytest.raises(kind, match=re.escape(message)):  # type: ignore[arg-type]
             load_pipeline(options(*arguments))
-
-
-# Quantised weights.
-
-
-@pytest.mark.parametrize(("kind", "expected"), [("int8", "torchao Int8Tensor"), ("float8", "torchao Float8Tensor")])
-def test_the_denoiser_is_quantised(kind: str, expected: str) -> None:
-    pipe = load_pipeline(options(str(WEIGHTS), "--quantize", kind, "--quiet"))
-    assert quantization(pipe.unet) == expected
-    assert quantization(pipe.text_encoder) == quantization(pipe.vae) == ""
-    assert pipe.unet.dtype == torch.float32
-    assert quantization(load_pipeline(options(str(WEIGHTS), "--quiet")).unet) == ""
-
-
-def test_a_quantisation_that_is_not_possible(single: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for arguments, message in (
-        (["nowhere", "--quantize", "nf4"], "--quantize nf4 needs a GPU (cuda), and the device is cpu; give int8 or"),
-        ([str(single), "--quantize", "int8"], "--quantize int8 is for a folder or a repository, and"),
-    ):
-        with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
-            load_pipeline(options(*arguments))
-    monkeypatch.setattr("diffusers_esd.cli.model.find_spec", lambda name: None)
-    for kind, package in (("int8", "torchao"), ("float8", "torchao"), ("nf4", "bitsandbytes")):
-        message = f'--quantize {kind} needs {package}: pip install "diffusers-esd[quantised]".'
-        with pytest.raises(ImportError, match=f"^{re.escape(message)}$"):
-            load_pipeline(options("nowhere", "--quantize", kind))
-
-
-def test_full_weights_are_not_quantised(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main(["bake", "nowhere", "no-cat", "-o", "x", "--quantize", "int8"])
-    assert "--quantize" in capsys.readouterr().err
 
 
 # Devices, variants, bars.

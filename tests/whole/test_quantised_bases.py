@@ -11,7 +11,6 @@ import torch
 from controls import must_fail
 from emoji_sd import load
 from evaluated import Brightness, small_suite
-from made import made
 from quantised import QUANTISED, predicted, stored
 from safetensors.torch import save_file
 
@@ -185,10 +184,13 @@ def test_erasures_of_a_quantised_base_work_together(tmp_path: Path) -> None:
 def test_what_else_takes_a_quantised_pipeline(tmp_path: Path) -> None:
     pipe: Any = QUANTISED["GGUF Q8_0"]()
     intact, before = predicted(pipe), stored(pipe.unet)
-    parts = [made(pipe, concept, group="esd-x", rank=2) for concept in ("a cat", "a dog")]
+    trainer = ESDTrainer(pipe, **{**SHORT, "iterations": 20}, learning_rate=1e-2)
+    parts = [trainer.erase(concept) for concept in ("a cat", "a dog")]
+    for part in parts:
+        part.remove(pipe)
     scales = calibrate(pipe, parts)
     assert list(scales) == parts
-    refined = refine(pipe, parts, **{**SHORT, "rank": 2, "iterations": 20}, preserve=("a bus",))
+    refined = refine(pipe, parts, iterations=20, preserve=("a bus",))
     assert refined.provenance.base_quantization == "GGUF Q8_0"
     assert preview(pipe, refined, "a cat", num_inference_steps=1).size[0] > 0
     report = evaluate(pipe, refined, suite=small_suite(Brightness()), output_dir=tmp_path)
@@ -222,7 +224,7 @@ def test_full_weights_are_needed_to_bake_and_to_import(tmp_path: Path) -> None:
     file = tmp_path / "full.safetensors"
     save_file(weights, file)
     with pytest.raises(ValueError, match=r"nf4\), and the import of full weights needs full weights. Load the pipel"):
-        import_erasure(file, pipe, "a cat")
+        import_erasure(file, pipe, concept="a cat")
 
 
 def test_another_quantisation_of_the_same_model_is_no_other_model(recwarn: pytest.WarningsRecorder) -> None:

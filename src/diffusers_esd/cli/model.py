@@ -10,12 +10,12 @@ import argparse
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
+
+from .quantise import PACKAGES, check_quantisation, load_quantised
 
 _INDEX = "model_index.json"
-_QUANTISATIONS = {"int8": "torchao", "float8": "torchao", "nf4": "bitsandbytes"}  # and the package of each
 
 
 def add_model(parser: Any, *, stored: bool = False) -> None:
@@ -36,9 +36,7 @@ def add_model(parser: Any, *, stored: bool = False) -> None:
     given.add_argument("--model-config", help=f"{text}the published model's, from the Hub)")
     if not stored:
         text = "quantise the weights of the denoiser: int8 and float8 (torchao), or nf4 in 4 bits (bitsandbytes, a GPU)"
-        given.add_argument(
-            "--quantize", choices=tuple(_QUANTISATIONS), help=f"{text} (default: they are not quantised)"
-        )
+        given.add_argument("--quantize", choices=tuple(PACKAGES), help=f"{text} (default: they are not quantised)")
     given.add_argument("-q", "--quiet", action="store_true", help="no progress bars, only results")
 
 
@@ -59,7 +57,7 @@ def load_pipeline(options: argparse.Namespace) -> Any:
 
     best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     device = own_device(_checked_device(options.device or best))
-    _check_quantisation(options, device)
+    check_quantisation(options, device)
     half = "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float16"
     dtype = options.dtype or ("float32" if device == "cpu" else half)
     return _load(options, device, dtype, options.quantize)
@@ -86,29 +84,11 @@ def _checked_device(device: str) -> str:
     return device
 
 
-def _check_quantisation(options: argparse.Namespace, device: str) -> None:
-    """Refuse a quantisation that is not possible here.
-
-    Raises:
-        ValueError: If the device or the model does not allow it.
-        ImportError: If its package is missing.
-    """
-    if options.quantize is None:
-        return
-    given, package = f"--quantize {options.quantize}", _QUANTISATIONS[options.quantize]
-    if find_spec(package) is None:
-        raise ImportError(f'{given} needs {package}: pip install "diffusers-esd[quantised]".')
-    if package == "bitsandbytes" and not device.startswith("cuda"):
-        raise ValueError(f"{given} needs a GPU (cuda), and the device is {device}; give int8 or float8.")
-    if Path(options.model).is_file():
-        raise ValueError(f"{given} is for a folder or a repository, and {options.model} is a single file.")
-
-
 def _load(options: argparse.Namespace, device: str, dtype: str | None, quantize: str | None = None) -> Any:
     """The pipeline, in a type or, with `None`, in the types of its files."""
     file = _checked_source(options)
     if quantize is not None:
-        pipe = _quantised(options, quantize, dtype)
+        pipe = load_quantised(options, quantize, dtype or "float32")
     else:
         pipe = _from_repository(options, dtype) if file is None else _from_file(options, file, dtype)
     if options.quiet:
@@ -155,37 +135,6 @@ def _from_repository(options: argparse.Namespace, dtype: str | None) -> Any:
         # from_pretrained does not accept dtype="auto", and loads in float32 without a dtype.
         dtypes = {"default": torch.float32, **stored_dtypes(folder, options.variant)}
         return DiffusionPipeline.from_pretrained(options.model, dtype=dtypes, **given)
-
-
-def _quantised(options: argparse.Namespace, kind: str, dtype: str | None) -> Any:
-    """The pipeline of a folder or a repository, with a quantised denoiser."""
-    import torch
-    from diffusers import BitsAndBytesConfig, DiffusionPipeline, TorchAoConfig
-    from diffusers.quantizers import PipelineQuantizationConfig
-
-    from ..denoiser import Component
-    from ..hub import locate
-    from ..hub_errors import clear_errors
-
-    config: Any
-    if kind == "nf4":
-        own = getattr(torch, str(dtype))
-        config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_compute_dtype=own)
-    else:
-        from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig
-
-        config = TorchAoConfig(Int8WeightOnlyConfig() if kind == "int8" else Float8WeightOnlyConfig())
-    with clear_errors(options.model, options.revision):
-        index = locate(options.model, _INDEX, token=options.token, revision=options.revision)
-        names = [name for name in get_args(Component) if name in json.loads(index.read_text(encoding="utf-8"))]
-        return DiffusionPipeline.from_pretrained(
-            options.model,
-            dtype=getattr(torch, str(dtype)),
-            quantization_config=PipelineQuantizationConfig(quant_mapping=dict.fromkeys(names, config)),
-            variant=options.variant,
-            revision=options.revision,
-            token=options.token,
-        )
 
 
 def _from_file(options: argparse.Namespace, file: Path, dtype: str | None) -> Any:
