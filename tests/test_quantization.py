@@ -105,6 +105,7 @@ def test_what_passes_no_gradient_is_refused() -> None:
         assert pipe.unet.get_submodule(LAYER)(h).requires_grad
 
 
+@pytest.mark.filterwarnings("ignore:`QuantoConfig` is deprecated")
 def test_other_quantisations_are_refused() -> None:
     pipe: Any = load()
     pipe.unet.to(torch.float8_e4m3fn)

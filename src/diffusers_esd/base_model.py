@@ -30,16 +30,15 @@ def fingerprint(denoiser: Denoiser) -> str:
     from by more than `same_weights` allows: compare fingerprints of one `quantization` only.
 
     Returns:
-        The numbers, or `""`, which means unknown: a weight is not in memory.
+        The numbers, or `""`, which means unknown: a weight is not in memory, or quantised in a way that is not known.
     """
     names = base_layers(denoiser)
     count = min(_LAYERS, len(names))
     values = []
     for i in range(count):
         layer = base_layer(denoiser.get_submodule(names[i * len(names) // count]))
-        if layer.weight.device.type == "meta":
+        if layer.weight.device.type == "meta" or not (weight := dequantised(layer)).is_floating_point():
             return ""
-        weight = dequantised(layer)
         value = weight.flatten()[weight.numel() // 2].item()
         values.append(min(max(value, -_LARGEST_HALF), _LARGEST_HALF))
     return struct.pack(f"<{count}e", *values).hex()
