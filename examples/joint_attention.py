@@ -17,8 +17,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from emoji_sd import OBJECTS, STYLES, Judge, class_of, phrase, plain, rates, settings, some_pairs, unnamed
-from emoji_sd.joint import JointPipeline, load_joint
+from emoji_sd import OBJECTS, STYLES, Judge, class_of, phrase, plain, rates, some_pairs, unnamed
+from emoji_sd.joint import JointPipeline, joint_settings, load_joint
 from emoji_sd.rates import Pair
 from frontier.work import run
 
@@ -28,18 +28,14 @@ from diffusers_esd.files import whole
 WORDS = ("cat", "pizza", "rocket", "church")
 SEED = 700_000
 
-_ATTENTION = r"attn\.(add_[qkv]_proj|to_add_out)"
+_BLOCKS = r"transformer_blocks\.\d+\."
+_PROJECTIONS = rf"{_BLOCKS}attn\.(add_[qkv]_proj|to_add_out)"
 RECIPES: dict[str, dict[str, Any]] = {
-    "`esd-x`": settings("esd-x"),
-    "`esd-x`, and the feed-forward of the text": settings(
-        rf"transformer_blocks\..*\.({_ATTENTION}|ff_context\.net\..*)"
-    ),
-    "`esd-x`, and all else of the text": settings(
-        rf"context_embedder|transformer_blocks\..*\.({_ATTENTION}|ff_context\.net\..*|norm1_context\.linear)"
-    ),
-    "the text's projection alone (`context_embedder`)": settings("context_embedder"),
-    "`esd-u`": settings("esd-u"),
-    "`full`": settings("full"),
+    "`esd-x`: all layers of the text": joint_settings("esd-x"),
+    "the text's projections in the attentions": joint_settings(_PROJECTIONS),
+    "only their keys and values": joint_settings(rf"{_BLOCKS}attn\.add_[kv]_proj"),
+    "`esd-u`: all other layers": joint_settings("esd-u"),
+    "`full`": joint_settings("full"),
     "`esd-x`, the paper's training": plain("esd-x"),
     "`esd-u`, the paper's training": plain("esd-u"),
 }
@@ -59,9 +55,9 @@ def folder(output: Path, recipe: str, word: str) -> Path:
 
 
 def pairs(words: Sequence[str]) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
-    """Twenty images of each erased object, and two of every other."""
+    """Ten images of each erased object, and two of every other."""
     others = [word for word in OBJECTS if word not in words]
-    return tuple((word, style) for word in words for style in STYLES) * 4, some_pairs(2, others)
+    return tuple((word, style) for word in words for style in STYLES) * 2, some_pairs(2, others)
 
 
 def train(output: Path, recipe: str, word: str, device: str) -> None:
@@ -89,7 +85,7 @@ def judge(output: Path, recipe: str | None, words: Sequence[str], device: str) -
         stack(pipe, [Erasure.from_pretrained(f) for f in folders])
     erased, others = (rates(pipe, seen, which, seed=SEED + 1000 * i) for i, which in enumerate(pairs(words)))
     animals = [word for word in words if class_of(word) == "animal"]
-    shares = unnamed(pipe, seen, n=120) if animals else {}
+    shares = unnamed(pipe, seen, n=60) if animals else {}
     figures = {
         "erased": {word: erased.object(word) for word in words},
         "others": others.object(),

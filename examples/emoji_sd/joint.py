@@ -15,7 +15,10 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusion3Pipeline
 from torch import Tensor
 
+from diffusers_esd.config import Group
+
 from .preset import SMALL
+from .settings import settings
 
 JOINT_WEIGHTS = Path(__file__).parent / "weights_joint"
 
@@ -60,3 +63,8 @@ def load_joint(dtype: torch.dtype = torch.float32) -> JointPipeline:
         dtype=dtype,
         local_files_only=True,
     )
+
+
+def joint_settings(group: Group | str) -> dict[str, Any]:
+    """Fields of `ESDConfig` for this model."""
+    return {**settings(group), "learning_rate": 3e-3}

@@ -26,7 +26,7 @@ ENCODERS = ((96, 3), (32, 2))
 
 
 def denoiser() -> SD3Transformer2DModel:
-    """The untrained denoiser, 3.3 million parameters."""
+    """The untrained denoiser, 3.5 million parameters."""
     return SD3Transformer2DModel(
         sample_size=8,
         patch_size=1,

@@ -6,12 +6,13 @@ import pytest
 import torch
 from controls import must_fail
 from diffusers import SD3Transformer2DModel
-from emoji_sd import OBJECTS, Judge, draw, rates, some_pairs
-from emoji_sd.joint import JOINT_WEIGHTS, JointPipeline, load_joint
+from emoji_sd import OBJECTS, STYLES, Judge, draw, phrase, rates, some_pairs
+from emoji_sd.joint import JOINT_WEIGHTS, JointPipeline, joint_settings, load_joint
 from emoji_sd.text import LENGTH
 from emoji_sd.train_transformer import states
 from torch import nn
 
+from diffusers_esd import ESDTrainer
 from diffusers_esd.families import StableDiffusion3, family_for
 
 
@@ -50,3 +51,19 @@ def test_it_draws_what_it_is_asked_for(pipe: JointPipeline) -> None:
     with must_fail("other prompts draw other objects"):
         seen = judge(draw(pipe, [""] * len(pairs), steps=12)).objects.argmax(1)
         assert (seen == torch.arange(len(OBJECTS))[::4]).float().mean() >= 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", ["esd-x", "esd-u"])
+def test_an_object_is_gone_and_the_others_stay(group: str) -> None:
+    pipe, judge = load_joint(), Judge.from_pretrained()
+    named, others = [("pizza", style) for style in STYLES] * 2, some_pairs(1, [w for w in OBJECTS if w != "pizza"])
+    before = rates(pipe, judge, named).object(), rates(pipe, judge, others).object()
+    erasure = ESDTrainer(pipe, **joint_settings(group)).erase(phrase("pizza"))
+    after = rates(pipe, judge, named).object(), rates(pipe, judge, others).object()
+    print(f"{group}: pizza {before[0]:.2f} -> {after[0]:.2f}, others {before[1]:.2f} -> {after[1]:.2f}")
+    assert after[0] <= 0.2
+    assert after[1] >= 0.95 * before[1]
+    erasure.remove(pipe)
+    with must_fail("without the erasure it is drawn"):
+        assert rates(pipe, judge, named).object() <= 0.2
