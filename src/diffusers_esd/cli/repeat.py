@@ -17,7 +17,7 @@ from ..config import ESDConfig
 from ..files import CONFIG_NAME, write_text
 from ..run import RunConfig
 
-_OF_MODEL = ("dtype", "variant", "revision", "model_config")
+_OF_MODEL = ("dtype", "variant", "revision", "model_config", "quantize")
 
 
 def write_config(
