@@ -1,7 +1,7 @@
 """How long it takes from an empty environment to a saved erasure: `python tests/first_erasure.py FOLDER`.
 
-A new environment, `pip install` of this checkout and of the small model, an erasure of a style with the command, and the
-file read with plain diffusers. Each step is timed. It needs Python's standard library alone.
+A new environment, `pip install` of this checkout and of the small model, an erasure of a style with the command, and
+the file read with plain diffusers. Each step is timed. It needs the standard library of Python alone.
 """
 
 from __future__ import annotations
