@@ -6,7 +6,8 @@
 
 All weights are random, of the published sizes, in bfloat16, made on the GPU. Nothing is downloaded. The training is the
 default one at the model's own size, with few updates, steps, prompts and short trajectories of the null space: they
-change how long it takes, and hardly what it needs at a time. The autoencoder is missing, as on the command line.
+change how long it takes, and hardly what it needs at a time. As on the command line, the autoencoder is missing, and
+with `offload` or `free_text_encoders` the denoiser waits on the CPU until all prompts are encoded.
 
 A row that fails says why, and the next one is measured. The results are written after each row: JSON to `--output`, and
 the same as a table of Markdown beside it. On a CPU, the rows are of `emoji_sd`, and memory is what the process has
@@ -29,6 +30,7 @@ from typing import Any
 import torch
 
 from diffusers_esd import ESDTrainer, Limits
+from diffusers_esd.denoiser import find_denoiser
 
 from .models import pipeline
 from .speed import resident
@@ -41,7 +43,8 @@ LIMITS = Limits(
 UPDATES = 3  # that are timed
 WARM_UP = 3  # updates before them: a GPU compiles, and captures
 
-_SMALL = {"gradient_checkpointing": True, "offload": True, "capture": False}
+_FREE = {"gradient_checkpointing": True, "free_text_encoders": True}
+_SMALLEST = {**_FREE, "capture": False}
 
 
 @dataclass(frozen=True)
@@ -66,15 +69,15 @@ WAYS = (
     Way("Flux.1 dev", "esd-u", {"gradient_checkpointing": True}),
     Way("SDXL", "esd-u"),
     Way("SDXL", "esd-u", {"gradient_checkpointing": True}),
-    Way("SDXL", "esd-u", _SMALL),
+    Way("SDXL", "esd-u", _SMALLEST),
     Way("Flux.1 dev", "esd-x", {"gradient_checkpointing": True}),
-    Way("Flux.1 dev", "esd-u", _SMALL),
+    Way("Flux.1 dev", "esd-u", _SMALLEST),
     Way("SDXL", "esd-u", {"offload": True}),
     Way("SDXL", "esd-u", {"capture": False}),
 )
 QUANTISED = (
-    Way("Flux.1 dev", "esd-x", _SMALL, is_quantised=True),
-    Way("Flux.1 dev", "esd-u", {"gradient_checkpointing": True, "offload": True}, is_quantised=True),
+    Way("Flux.1 dev", "esd-x", _SMALLEST, is_quantised=True),
+    Way("Flux.1 dev", "esd-u", _FREE, is_quantised=True),
 )
 
 
@@ -84,7 +87,7 @@ class Memory:
 
     Attributes:
         way: What was trained.
-        loaded: Bytes of the loaded pipeline.
+        loaded: Bytes of the loaded pipeline, without what waits on the CPU.
         peak: Most bytes of tensors at a time, from the loaded pipeline on.
         reserved: Most bytes that PyTorch had taken from the GPU.
         card: Most bytes that were taken on the GPU, after an update, with CUDA's own.
@@ -127,6 +130,8 @@ def _measure(way: Way, device: str) -> Memory:
     pipe.set_progress_bar_config(disable=True)
     if way.is_quantised:
         _quantise(pipe.transformer)
+    if way.options.keys() & {"offload", "free_text_encoders"}:
+        find_denoiser(pipe)[1].to("cpu")
     _free(device)
     before, times, taken = _now(device), [time.monotonic()], [0]
 

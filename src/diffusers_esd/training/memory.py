@@ -1,4 +1,7 @@
-"""What a training does for memory, and undoes afterwards: offloading, gradient checkpointing. What else would help."""
+"""What a training does for memory, and undoes afterwards: offloading, gradient checkpointing. What else would help.
+
+Only text encoders that are dropped do not come back.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +19,50 @@ from ..config import ESDConfig
 from ..denoiser import Denoiser, has_hooks
 from ..families import Family
 from ..run import RunConfig
+from .encoding import encoder_names
 
 
 @contextmanager
 def offloaded(family: Family, run: RunConfig) -> Iterator[None]:
-    """With `offload`, the pipeline's other models on the CPU."""
+    """The denoiser alone on the pipeline's device, as far as `run` says so; all prompts must be encoded.
+
+    With `free_text_encoders` the text encoders are dropped, with `offload` the other models are on the CPU. Then the
+    denoiser may have waited on the CPU, and moves to the device.
+    """
+    device, denoiser = family.device, family.denoiser
+    if run.free_text_encoders:
+        for name in encoder_names(family):
+            setattr(family.pipe, name, None)
     others = _movable(family) if run.offload else []
+    is_alone = bool(others) or run.free_text_encoders
     with offload_models(*others, device="cpu", offload=bool(others)):
-        if others:
+        if is_alone:
             free_memory()
-        yield
+        waits = is_alone and not has_hooks(denoiser) and next(denoiser.parameters()).device != device
+        with offload_models(denoiser, device=device, offload=waits):
+            yield
+    if waits:
+        free_memory()
+
+
+def check_memory(family: Family, run: RunConfig) -> None:
+    """Refuse what cannot save memory on this pipeline.
+
+    Raises:
+        ValueError: If the denoiser does not support `gradient_checkpointing`, or hooks keep the text encoders that are
+            to be dropped.
+    """
+    if run.gradient_checkpointing and not family.denoiser._supports_gradient_checkpointing:
+        raise ValueError(
+            f"A {type(family.denoiser).__name__} does not support `gradient_checkpointing`; set it to False."
+        )
+    encoders = [family.pipe.components[name] for name in encoder_names(family)]
+    if run.free_text_encoders and any(model is not None and has_hooks(model) for model in encoders):
+        raise ValueError(
+            "`free_text_encoders` cannot drop text encoders that hooks move, such as those of "
+            "enable_model_cpu_offload(), because the hooks keep them. Call pipe.remove_all_hooks() first, or leave it "
+            "out."
+        )
 
 
 @contextmanager
