@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .parts import WHOLE, Parts
+
 _INDEX = "model_index.json"
 
 
@@ -35,10 +37,14 @@ def add_model(parser: Any, *, stored: bool = False) -> None:
     given.add_argument("-q", "--quiet", action="store_true", help="no progress bars, only results")
 
 
-def load_pipeline(options: argparse.Namespace) -> Any:
+def load_pipeline(options: argparse.Namespace, parts: Parts = WHOLE) -> Any:
     """The pipeline for training and drawing: on the best device, and in half precision if that is not the CPU.
 
     Each process of a launcher has a GPU of its own.
+
+    Args:
+        options: Those of `add_model`.
+        parts: What is needed of it.
 
     Raises:
         ValueError: If the device is not there, or the file is not a model's.
@@ -52,7 +58,7 @@ def load_pipeline(options: argparse.Namespace) -> Any:
     best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     device = own_device(_checked_device(options.device or best))
     half = "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float16"
-    return _load(options, device, options.dtype or ("float32" if device == "cpu" else half))
+    return _load(options, device, options.dtype or ("float32" if device == "cpu" else half), parts)
 
 
 def load_stored_pipeline(options: argparse.Namespace) -> Any:
@@ -76,13 +82,13 @@ def _checked_device(device: str) -> str:
     return device
 
 
-def _load(options: argparse.Namespace, device: str, dtype: str | None) -> Any:
+def _load(options: argparse.Namespace, device: str, dtype: str | None, parts: Parts = WHOLE) -> Any:
     """The pipeline, in a type or, with `None`, in the types of its files."""
     file = _checked_source(options)
-    pipe = _from_repository(options, dtype) if file is None else _from_file(options, file, dtype)
+    pipe = _from_repository(options, dtype, parts) if file is None else _from_file(options, file, dtype)
     if options.quiet:
         pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device)
+    return parts.place(pipe, device)
 
 
 def _checked_source(options: argparse.Namespace) -> Path | None:
@@ -107,7 +113,7 @@ def _checked_source(options: argparse.Namespace) -> Path | None:
     return path
 
 
-def _from_repository(options: argparse.Namespace, dtype: str | None) -> Any:
+def _from_repository(options: argparse.Namespace, dtype: str | None, parts: Parts) -> Any:
     import torch
     from diffusers import DiffusionPipeline
 
@@ -117,6 +123,7 @@ def _from_repository(options: argparse.Namespace, dtype: str | None) -> Any:
     given = {"variant": options.variant, "revision": options.revision, "token": options.token}
     with clear_errors(options.model, options.revision):
         if dtype is not None:
+            given |= parts.placeholders(options)
             return DiffusionPipeline.from_pretrained(options.model, dtype=getattr(torch, dtype), **given)
         folder = Path(options.model)
         if not folder.is_dir():

@@ -5,7 +5,7 @@ Only text encoders that are dropped do not come back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -65,6 +65,19 @@ def check_memory(family: Family, run: RunConfig) -> None:
         )
 
 
+def check_several(run: RunConfig, concepts: Sequence[str]) -> None:
+    """Refuse to drop text encoders that the next concept needs.
+
+    Raises:
+        ValueError: With what to do.
+    """
+    if run.free_text_encoders and len(concepts) > 1:
+        raise ValueError(
+            f"`free_text_encoders` drops the text encoders, which are needed again for each of {len(concepts)} "
+            "concepts. Leave it out, or move them away with `offload`=True."
+        )
+
+
 @contextmanager
 def onloaded(family: Family, run: RunConfig) -> Iterator[None]:
     """With `offload`, the pipeline's other models on its device inside, where `offloaded` has moved them to the CPU."""
@@ -97,11 +110,11 @@ def _checkpoint(module: nn.Module, *inputs: Any) -> Any:
 @contextmanager
 def with_memory_advice(family: Family, config: ESDConfig, run: RunConfig) -> Iterator[None]:
     """Out of memory, an error says what would need less, what saves most first."""
+    graphs = run.capture and family.device.type == "cuda"  # afterwards, nothing may be there any more
     try:
         yield
     except torch.OutOfMemoryError as error:
         batch = f"batch_size=1, gradient_accumulation_steps={config.batch_size * config.gradient_accumulation_steps}"
-        graphs = run.capture and family.device.type == "cuda"
         others = [
             "" if run.gradient_checkpointing else "gradient_checkpointing=True (a checkpoint can be resumed with it)",
             batch if config.batch_size > 1 else "",
