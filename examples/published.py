@@ -404,13 +404,14 @@ class Needs:
 
         Weights have 16 bits unless they are quantised. Adapter, gradients and Adam's two averages are in float32. CUDA
         graphs have activations of their own, beside those of the pass before they are recorded. With "o", text encoders
-        and denoiser are not in memory together.
+        and denoiser are not in memory together, except a denoiser in nf4, which is quantised on the GPU.
         """
         each = next((size for mark, size in _LINEAR.items() if mark in options), 2.0)
-        text = 2 * self.text
-        training = each * self.linear + 2 * self.others + 16 * self.adapter
-        training += self.activations["g" in options] * (1 if "n" in options else 2)
-        return _SHARE * (max(text, training) if "o" in options else text + training) + _CONTEXT
+        text, denoiser = 2 * self.text, each * self.linear + 2 * self.others
+        activations = self.activations["g" in options] * (1 if "n" in options else 2)
+        training = denoiser + 16 * self.adapter + activations
+        encoding = text + denoiser if "4" in options else text
+        return _SHARE * (max(encoding, training) if "o" in options else text + training) + _CONTEXT
 
     def smallest(self, card: int) -> str:
         """The first set of options that fits on a card of so many GiB, in words; a dash if none does."""

@@ -46,8 +46,8 @@ class Parts:
             given |= {name: None for name in parts if name.startswith("text_encoder")}
         if not self.draws:
             given |= {name: None for name in _OF_IMAGES if name in parts} | _autoencoder(options, parts)
-            if "requires_safety_checker" in parts:
-                given["requires_safety_checker"] = False
+            if "safety_checker" in parts:
+                given["requires_safety_checker"] = False  # not to be warned that it is missing
         return given
 
     def place(self, pipe: Any, device: str) -> Any:
