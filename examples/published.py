@@ -53,6 +53,7 @@ LADDER = ("", "o", "og", "ogn", "8og", "8ogn", "4og", "4ogn")
 checkpointing; n: no CUDA graphs; 8 and 4: weights of the denoiser's Linear layers in int8 and in nf4."""
 
 _SHARE, _CONTEXT = 1.1, 2**30  # what temporary tensors add; what CUDA itself takes, in bytes
+_USABLE = 0.98  # of a card's memory, which is a little less than its name says
 _LINEAR = {"8": 1.0, "4": 4.5 / 8}  # bytes of a weight; nf4 has a scale in float32 for each block of 64
 
 
@@ -413,9 +414,9 @@ class Needs:
         encoding = text + denoiser if "4" in options else text
         return _SHARE * (max(encoding, training) if "o" in options else text + training) + _CONTEXT
 
-    def smallest(self, card: int) -> str:
+    def smallest(self, card: float) -> str:
         """The first set of options that fits on a card of so many GiB, in words; a dash if none does."""
-        fitting = [options for options in LADDER if self.peak(options) <= card * 2**30]
+        fitting = [options for options in LADDER if self.peak(options) <= _USABLE * card * 2**30]
         return "–" if not fitting else f"`{fitting[0]}`" if fitting[0] else "as is"
 
 
