@@ -81,7 +81,7 @@ def _autoencoder(options: argparse.Namespace, parts: dict[str, Any]) -> dict[str
     import diffusers
     import torch
 
-    library, name = parts.get("vae") or (None, None)
+    library, name = parts.get("vae") or ("", "")
     if library != "diffusers":
         return {}
     kind = getattr(diffusers, name)
