@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .parts import WHOLE, Parts
 from .quantise import PACKAGES, check_quantisation, load_quantised
 
 _INDEX = "model_index.json"
@@ -40,10 +41,14 @@ def add_model(parser: Any, *, stored: bool = False) -> None:
     given.add_argument("-q", "--quiet", action="store_true", help="no progress bars, only results")
 
 
-def load_pipeline(options: argparse.Namespace) -> Any:
+def load_pipeline(options: argparse.Namespace, parts: Parts = WHOLE) -> Any:
     """The pipeline for training and drawing: on the best device, and in half precision if that is not the CPU.
 
     Each process of a launcher has a GPU of its own.
+
+    Args:
+        options: Those of `add_model`.
+        parts: What is needed of it.
 
     Raises:
         ValueError: If the device is not there, the file is not a model's, or the quantisation is not possible.
@@ -60,7 +65,7 @@ def load_pipeline(options: argparse.Namespace) -> Any:
     check_quantisation(options, device)
     half = "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float16"
     dtype = options.dtype or ("float32" if device == "cpu" else half)
-    return _load(options, device, dtype, options.quantize)
+    return _load(options, device, dtype, parts, options.quantize)
 
 
 def load_stored_pipeline(options: argparse.Namespace) -> Any:
@@ -84,16 +89,18 @@ def _checked_device(device: str) -> str:
     return device
 
 
-def _load(options: argparse.Namespace, device: str, dtype: str | None, quantize: str | None = None) -> Any:
+def _load(
+    options: argparse.Namespace, device: str, dtype: str | None, parts: Parts = WHOLE, quantize: str | None = None
+) -> Any:
     """The pipeline, in a type or, with `None`, in the types of its files."""
     file = _checked_source(options)
     if quantize is not None:
-        pipe = load_quantised(options, quantize, dtype or "float32")
+        pipe = load_quantised(options, quantize, dtype or "float32", parts)
     else:
-        pipe = _from_repository(options, dtype) if file is None else _from_file(options, file, dtype)
+        pipe = _from_repository(options, dtype, parts) if file is None else _from_file(options, file, dtype)
     if options.quiet:
         pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device)
+    return parts.place(pipe, device)
 
 
 def _checked_source(options: argparse.Namespace) -> Path | None:
@@ -118,7 +125,7 @@ def _checked_source(options: argparse.Namespace) -> Path | None:
     return path
 
 
-def _from_repository(options: argparse.Namespace, dtype: str | None) -> Any:
+def _from_repository(options: argparse.Namespace, dtype: str | None, parts: Parts) -> Any:
     import torch
     from diffusers import DiffusionPipeline
 
@@ -128,6 +135,7 @@ def _from_repository(options: argparse.Namespace, dtype: str | None) -> Any:
     given = {"variant": options.variant, "revision": options.revision, "token": options.token}
     with clear_errors(options.model, options.revision):
         if dtype is not None:
+            given |= parts.placeholders(options)
             return DiffusionPipeline.from_pretrained(options.model, dtype=getattr(torch, dtype), **given)
         folder = Path(options.model)
         if not folder.is_dir():

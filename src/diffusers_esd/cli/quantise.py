@@ -8,6 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
+from .parts import Parts
+
 PACKAGES = {"int8": "torchao", "float8": "torchao", "nf4": "bitsandbytes"}
 """The package of each quantisation."""
 
@@ -30,13 +32,14 @@ def check_quantisation(options: argparse.Namespace, device: str) -> None:
         raise ValueError(f"{given} is for a folder or a repository, and {options.model} is a single file.")
 
 
-def load_quantised(options: argparse.Namespace, kind: str, dtype: str) -> Any:
+def load_quantised(options: argparse.Namespace, kind: str, dtype: str, parts: Parts) -> Any:
     """The pipeline of a folder or a repository, with a quantised denoiser.
 
     Args:
         options: The options of `load_pipeline`.
         kind: One of `PACKAGES`.
         dtype: Type of what is not quantised, and of the computation.
+        parts: What is needed of it.
 
     Raises:
         FileNotFoundError: If there is no such model.
@@ -68,4 +71,5 @@ def load_quantised(options: argparse.Namespace, kind: str, dtype: str) -> Any:
             variant=options.variant,
             revision=options.revision,
             token=options.token,
+            **parts.placeholders(options),
         )
