@@ -46,7 +46,7 @@ def to_original(layers: Layers) -> dict[str, Tensor]:
     Args:
         layers: A, (r, d), and B, (out, r), by layer.
     """
-    weights = {}
+    weights: dict[str, Tensor] = {}
     for layer, (a, b) in layers.items():
         name = f"diffusion_model.{original_name(layer)}"
         weights |= {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}
