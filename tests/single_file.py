@@ -6,6 +6,9 @@ import re
 from typing import Any
 
 import torch
+from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+from tiny import tiny_xl
+from transformers import CLIPTextModelWithProjection
 
 from diffusers_esd.kohya import sgm_names
 
@@ -81,3 +84,14 @@ def _open_clip(encoder: Any) -> dict[str, torch.Tensor]:
         elif ".self_attn." not in key and "position_ids" not in key:
             weights[key] = value
     return weights
+
+
+def separable_xl() -> StableDiffusionXLPipeline:
+    """Stable Diffusion XL whose text encoders differ in width: that is how diffusers tells them apart in a file."""
+    pipe = tiny_xl()
+    config = type(pipe.text_encoder_2.config)(**{**pipe.text_encoder_2.config.to_dict(), "hidden_size": 32})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        second = CLIPTextModelWithProjection(config).eval()
+        unet = UNet2DConditionModel.from_config({**pipe.unet.config, "cross_attention_dim": 16 + 32}).eval()
+    return StableDiffusionXLPipeline(**{**pipe.components, "text_encoder_2": second, "unet": unet})

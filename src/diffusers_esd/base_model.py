@@ -85,6 +85,6 @@ def warn_of_other_base(name: str, trained: Provenance, pipe: Any, denoiser: Deno
     here = replace(trained, base_model=model_name(pipe), base_fingerprint=fingerprint(denoiser))
     if not is_same_base(trained, here):
         warn_user(
-            f"{name} was trained on {trained.base_model}, and this pipeline is {name_beside(here, trained)}. Its effect "
-            "here is not measured; compare the images, or call `check` of the erasure."
+            f"{name} was trained on {trained.base_model}, and this pipeline is {name_beside(here, trained)}. Its "
+            "effect here is not measured; compare the images, or call `check` of the erasure."
         )

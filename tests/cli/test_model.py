@@ -15,8 +15,8 @@ import torch
 from controls import must_fail
 from made import made
 from safetensors.torch import save_file
-from single_file import original
-from tiny import tiny_pipeline, tiny_xl
+from single_file import original, separable_xl
+from tiny import tiny_pipeline
 
 from diffusers_esd import ESDTrainer, stack
 from diffusers_esd.base_model import fingerprint, model_name, same_weights
@@ -68,13 +68,13 @@ def test_a_single_file_is_loaded_with_the_settings_of_a_folder(single: Path, mod
 def xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a Stable Diffusion XL."""
     folder = tmp_path_factory.mktemp("xl")
-    tiny_xl().save_pretrained(folder)
+    separable_xl().save_pretrained(folder)
     return folder
 
 
 def fine_tune(folder: Path, *marks: str) -> Path:
     """A fine-tune of it in a single file, with marks as NoobAI's has them."""
-    pipe, generator = tiny_xl(), torch.Generator().manual_seed(0)
+    pipe, generator = separable_xl(), torch.Generator().manual_seed(0)
     for weight in pipe.unet.parameters():
         weight.data *= 1 + 0.05 * torch.randn(weight.shape, generator=generator)
     save_file({**original(pipe), **{mark: torch.empty(0) for mark in marks}}, folder / "fine-tune.safetensors")
@@ -87,7 +87,7 @@ def test_a_fine_tune_is_loaded_as_the_model_it_was_made_of(xl: Path, tmp_path: P
     assert type(pipe) is diffusers.StableDiffusionXLPipeline
     assert type(family_for(pipe)).__name__ == "StableDiffusionXL"
     assert pipe.scheduler.config.prediction_type == "epsilon"
-    base = tiny_xl()
+    base = separable_xl()
     for part in ("vae", "text_encoder", "text_encoder_2"):
         expected = getattr(base, part).state_dict()
         assert all(torch.equal(value, expected[key]) for key, value in getattr(pipe, part).state_dict().items())
@@ -114,7 +114,7 @@ def test_marks_in_a_file_say_that_a_fine_tune_predicts_v(xl: Path, tmp_path: Pat
     assert settings("v_pred") == (kind, "v_prediction", False, "leading", "scaled_linear")
     assert settings("v_pred", "ztsnr") == (kind, "v_prediction", True, "trailing", "scaled_linear")
     assert settings("ztsnr") == settings(), "it says something about a model that predicts v"
-    own = tiny_xl()
+    own = separable_xl()
     own.scheduler = diffusers.DDIMScheduler.from_config(own.scheduler.config, prediction_type="v_prediction")
     own.save_pretrained(tmp_path / "own")
     assert settings("v_pred", "ztsnr", config=tmp_path / "own") == (
