@@ -95,7 +95,7 @@ def _checked_file(erasure: Erasure, tool: Tool | None) -> File:
     missing = [layer for layer in layers if layer not in loaded]
     if len(missing) == len(layers):
         raise ValueError(
-            f"{TITLES[tool]} does not recognise a file with only the layers of {erasure.name}, such as {missing[0]}."
+            f"{TITLES[tool]} finds none of the {len(layers)} layers of {erasure.name}, such as {missing[0]}."
         )
     if missing:
         warn_user(
