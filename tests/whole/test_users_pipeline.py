@@ -19,7 +19,7 @@ from diffusers import (
     StableDiffusionPipeline,
 )
 from diffusers.hooks.group_offloading import _is_group_offload_enabled
-from emoji_sd.train_diffusion import LENGTH
+from emoji_sd.text import LENGTH
 from pipelines import same, state_of
 from tiny import latents, style_adapter, tiny_flux, tiny_pipeline, tiny_sd3, tiny_xl
 from torch import Tensor
