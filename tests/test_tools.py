@@ -14,7 +14,7 @@ from controls import must_fail
 
 from diffusers_esd.kohya import sgm_names, to_kohya
 from diffusers_esd.portable import to_portable
-from diffusers_esd.tools import READINGS, TITLES, File, Tool, check_tool, file_for, found
+from diffusers_esd.tools import READINGS, TITLES, File, Tool, check_tool, file_for, loaded_layers
 
 UNETS = ("SD 1.4", "SD 2.1", "SDXL")
 
@@ -152,9 +152,9 @@ def test_the_patterns_are_what_a_tools_own_rules_find(tool: Tool, model: str) ->
         targets = set(places)
         assert len(targets) == len(places), "no two layers go to the same place"
         expected = {layer for layer, name in names.items() if name in targets}
-        assert found(tool, family, file, layers(model)) == expected
+        assert loaded_layers(tool, family, file, layers(model)) == expected
     with must_fail("no tool finds all layers under diffusers' names"):
-        assert found(tool, family, "erasure", layers(model)) == set(layers(model))
+        assert loaded_layers(tool, family, "erasure", layers(model)) == set(layers(model))
 
 
 # Layers of `full` that are found in the tool's best file, of all.
@@ -213,14 +213,14 @@ def test_the_layers_of_published_models_that_tools_find(model: str) -> None:
     for tool in get_args(Tool):
         if READINGS[tool].get(family):
             file = file_for(tool, family)
-            counts[tool] = (file, len(found(tool, family, file, layers(model))), len(layers(model)))
+            counts[tool] = (file, len(loaded_layers(tool, family, file, layers(model))), len(layers(model)))
     assert counts == COUNTS.get(model, {})
 
 
 def lost(tool: Tool, model: str, group: str, file: File | None = None) -> tuple[int, list[str]]:
     """How many layers of a group a tool does not find, and the first three."""
     names, family = layers(model, group), published.MODELS[model].family
-    loaded = found(tool, family, file or file_for(tool, family), names)
+    loaded = loaded_layers(tool, family, file or file_for(tool, family), names)
     missing = [name for name in names if name not in loaded]
     return len(missing), missing[:3]
 
@@ -248,20 +248,20 @@ def test_parts_of_a_joined_weight_are_found_together_only() -> None:
         assert lost("comfyui", model, "esd-x-strict") == (0, []), "it adds each to its part of the weight"
     block = "single_transformer_blocks.3"
     parts = [f"{block}.attn.to_q", f"{block}.attn.to_k", f"{block}.attn.to_v", f"{block}.proj_mlp"]
-    assert found(tool, "Flux", "erasure", parts) == set(parts)
-    assert found(tool, "Flux", "erasure", [*parts[:3], f"{block}.proj_out"]) == {f"{block}.proj_out"}
+    assert loaded_layers(tool, "Flux", "erasure", parts) == set(parts)
+    assert loaded_layers(tool, "Flux", "erasure", [*parts[:3], f"{block}.proj_out"]) == {f"{block}.proj_out"}
 
 
 def test_invokeai_recognises_flux_by_two_layers_and_refuses_one() -> None:
     needed = ["single_transformer_blocks.0.attn.to_q", "transformer_blocks.0.attn.add_q_proj"]
-    assert found("invokeai", "Flux", "erasure", needed) == set(needed)
-    assert found("invokeai", "Flux", "erasure", needed[:1]) == set()
-    assert found("invokeai", "Flux", "erasure", [*needed, "norm_out.linear"]) == set()
+    assert loaded_layers("invokeai", "Flux", "erasure", needed) == set(needed)
+    assert loaded_layers("invokeai", "Flux", "erasure", needed[:1]) == set()
+    assert loaded_layers("invokeai", "Flux", "erasure", [*needed, "norm_out.linear"]) == set()
 
 
 def test_what_a_tool_does_not_read_and_what_is_not_known() -> None:
     assert set(READINGS) == set(TITLES) == set(get_args(Tool))
-    assert found("a1111", "StableDiffusion", "erasure", ["conv_in"]) == set()
+    assert loaded_layers("a1111", "StableDiffusion", "erasure", ["conv_in"]) == set()
     with pytest.raises(ValueError, match=r"^A1111 cannot read erasures of the family Flux.$"):
         file_for("a1111", "Flux")
     with pytest.raises(ValueError, match=r"^Whether ComfyUI can read erasures of the family Sana is not known.$"):

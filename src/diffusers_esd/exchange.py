@@ -29,7 +29,7 @@ from .portable import check_fit, to_portable
 from .provenance import Provenance, package_versions
 from .stacks.merge import merge
 from .stacks.sources import Sources
-from .tools import TITLES, File, Tool, check_tool, file_for, found
+from .tools import TITLES, File, Tool, check_tool, file_for, loaded_layers
 
 # In kohya's names, no reader in diffusers knows these layers.
 _UNMAPPED = ("add_embedding",)
@@ -91,7 +91,7 @@ def _checked_file(erasure: Erasure, tool: Tool | None) -> File:
             )
         return "kohya" if component == "unet" else "original"
     file = file_for(tool, family)
-    loaded = found(tool, family, file, layers)
+    loaded = loaded_layers(tool, family, file, layers)
     missing = [layer for layer in layers if layer not in loaded]
     if len(missing) == len(layers):
         raise ValueError(

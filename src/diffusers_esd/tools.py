@@ -199,7 +199,7 @@ def file_for(tool: Tool, family: str) -> File:
     return next(iter(files))
 
 
-def found(tool: Tool, family: str, file: File, layers: Collection[str]) -> set[str]:
+def loaded_layers(tool: Tool, family: str, file: File, layers: Collection[str]) -> set[str]:
     """The layers that a tool finds in a file; none if it does not recognise or refuses the file.
 
     Args:
