@@ -24,6 +24,7 @@ class Flux2(PackedFlowFamily):
     text_layers = r"transformer_blocks\..*\.attn\.(add_[qkv]_proj|to_add_out)$"
     text_inputs = r"transformer_blocks\..*\.attn\.add_[kv]_proj$"
     text_states = r"context_embedder$"
+    shared_layers = r"single_transformer_blocks\.\d+\.(attn|proj)"
 
     def __init__(self, pipe: Any, *, max_sequence_length: int = 512) -> None:
         super().__init__(pipe, max_sequence_length=max_sequence_length)
