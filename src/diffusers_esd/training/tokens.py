@@ -57,7 +57,7 @@ def observed_tokens(
         family: The family; its `places` says what is text.
         conditioning: Gives the prompts of the current evaluation.
         names: Names of the layers, whose inputs are (B, length, d), or (N, d) for text alone.
-        n: Inputs of a layer per sample of a batch, of text and again of the image.
+        n: Inputs of a layer per sample of a batch; where it is given text and image, half of them are of each.
         observer: Gets a layer's name and the inputs.
         seed: Seed of the samples.
         purpose: With the seed, the key of the samples' random streams.
@@ -72,7 +72,8 @@ def observed_tokens(
                 observer(name, h.float(), h[:0].float())
                 return
             places = family.places(name, conditioning(), h.shape[1])
-            text, image = (sampled_tokens(h, where, n, generator) for where in (places.text, places.image))
+            each = max(1, n // 2) if places.image.any() else n
+            text, image = (sampled_tokens(h, where, each, generator) for where in (places.text, places.image))
             observer(name, text.float(), image.float())
 
         return hook
