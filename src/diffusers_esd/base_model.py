@@ -7,9 +7,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .denoiser import Denoiser, base_layer, base_layers
+from .quantization import dequantised
 
 _LAYERS = 64
 _LARGEST_HALF = 65504.0
@@ -27,17 +26,18 @@ def fingerprint(denoiser: Denoiser) -> str:
     It is not a hash, because the same weights are loaded in float32, float16 or bfloat16. It is the hexadecimal form of
     64 numbers in float16, little-endian, four digits each: the middle weight (in the order of the flattened tensor) of
     each of 64 Linear and Conv2d layers, evenly spaced in the order of `base_layers`, or of all layers if there are
-    fewer. Compare two with `same_weights`.
+    fewer. Compare two with `same_weights`. Quantised weights are dequantised, and differ from those that they were made
+    from by more than `same_weights` allows: compare fingerprints of one `quantization` only.
 
     Returns:
-        The numbers, or `""`, which means unknown: a weight is not in memory, or quantised.
+        The numbers, or `""`, which means unknown: a weight is not in memory, or quantised in a way that is not known.
     """
     names = base_layers(denoiser)
     count = min(_LAYERS, len(names))
     values = []
     for i in range(count):
-        weight = base_layer(denoiser.get_submodule(names[i * len(names) // count])).weight.detach()
-        if weight.device.type == "meta" or weight.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        layer = base_layer(denoiser.get_submodule(names[i * len(names) // count]))
+        if layer.weight.device.type == "meta" or not (weight := dequantised(layer)).is_floating_point():
             return ""
         value = weight.flatten()[weight.numel() // 2].item()
         values.append(min(max(value, -_LARGEST_HALF), _LARGEST_HALF))

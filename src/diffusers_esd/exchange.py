@@ -26,6 +26,7 @@ from .low_rank import Layers, factorised, truncated
 from .names import check_adapter_name
 from .portable import check_fit, to_portable
 from .provenance import Provenance, package_versions
+from .quantization import check_full_weights, quantization
 from .stacks.merge import merge
 from .stacks.sources import Sources
 
@@ -154,6 +155,7 @@ def import_erasure(
         concepts=(concept,),
         base_model=model_name(pipe),
         base_fingerprint=fingerprint(family.denoiser),
+        base_quantization=quantization(family.denoiser),
         family=type(family).__name__,
         component=component,
         pattern=names_pattern(layers),
@@ -195,6 +197,9 @@ def _from_full_weights(weights: Mapping[str, Tensor], family: Family) -> tuple[L
         ValueError: If a key or a shape is not the denoiser's, or the base weights cannot be compared.
     """
     check_denoiser(family.denoiser)
+    check_full_weights(
+        family.denoiser, "the import of full weights", "What is imported can be applied to a quantised pipeline."
+    )
     names = set(base_layers(family.denoiser))
     base = base_weights(family.denoiser)
     layers: dict[str, tuple[Tensor, Tensor]] = {}

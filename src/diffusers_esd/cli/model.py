@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .quantise import PACKAGES, check_quantisation, load_quantised
+
 _INDEX = "model_index.json"
 
 
@@ -32,6 +34,9 @@ def add_model(parser: Any, *, stored: bool = False) -> None:
     given.add_argument("--token", help=text)
     text = "for a single file: folder or Hub id of a pipeline of the same kind, whose settings it takes (default: "
     given.add_argument("--model-config", help=f"{text}the published model's, from the Hub)")
+    if not stored:
+        text = "quantise the weights of the denoiser: int8 and float8 (torchao), or nf4 in 4 bits (bitsandbytes, a GPU)"
+        given.add_argument("--quantize", choices=tuple(PACKAGES), help=f"{text} (default: they are not quantised)")
     given.add_argument("-q", "--quiet", action="store_true", help="no progress bars, only results")
 
 
@@ -41,7 +46,8 @@ def load_pipeline(options: argparse.Namespace) -> Any:
     Each process of a launcher has a GPU of its own.
 
     Raises:
-        ValueError: If the device is not there, or the file is not a model's.
+        ValueError: If the device is not there, the file is not a model's, or the quantisation is not possible.
+        ImportError: If the package of the quantisation is missing.
         FileNotFoundError: If there is no such model.
         ConnectionError: If the Hub cannot be reached.
     """
@@ -51,8 +57,10 @@ def load_pipeline(options: argparse.Namespace) -> Any:
 
     best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     device = own_device(_checked_device(options.device or best))
+    check_quantisation(options, device)
     half = "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float16"
-    return _load(options, device, options.dtype or ("float32" if device == "cpu" else half))
+    dtype = options.dtype or ("float32" if device == "cpu" else half)
+    return _load(options, device, dtype, options.quantize)
 
 
 def load_stored_pipeline(options: argparse.Namespace) -> Any:
@@ -76,10 +84,13 @@ def _checked_device(device: str) -> str:
     return device
 
 
-def _load(options: argparse.Namespace, device: str, dtype: str | None) -> Any:
+def _load(options: argparse.Namespace, device: str, dtype: str | None, quantize: str | None = None) -> Any:
     """The pipeline, in a type or, with `None`, in the types of its files."""
     file = _checked_source(options)
-    pipe = _from_repository(options, dtype) if file is None else _from_file(options, file, dtype)
+    if quantize is not None:
+        pipe = load_quantised(options, quantize, dtype or "float32")
+    else:
+        pipe = _from_repository(options, dtype) if file is None else _from_file(options, file, dtype)
     if options.quiet:
         pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)

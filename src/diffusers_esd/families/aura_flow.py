@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..groups import JOINT_TEXT_LAYERS
 from .base import Conditioning
 from .places import Places, text_first
 from .schedules import FlowFamily
@@ -17,8 +18,7 @@ class AuraFlow(FlowFamily):
 
     pipelines = ("AuraFlowPipeline",)
     component = "transformer"
-    text_layers = r"joint_transformer_blocks\..*\.attn\.(add_[qkv]_proj|to_add_out)$"
-    text_inputs = r"joint_transformer_blocks\..*\.attn\.add_[kv]_proj$"
+    text_layers = text_inputs = JOINT_TEXT_LAYERS
     text_states = r"context_embedder$"
     shared_layers = r"single_transformer_blocks\..*\.(attn|ff)\."
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..denoiser import find_denoiser
 from ..groups import TEXT_INPUTS, TEXT_LAYERS
+from ..quantization import cast_again, compute_dtype
 from ..streams import noise
 from .places import Places, text_first
 
@@ -84,7 +85,7 @@ class Family(ABC):
     @property
     def dtype(self) -> torch.dtype:
         """The type in which the denoiser computes."""
-        return next(self.denoiser.parameters()).dtype
+        return compute_dtype(self.denoiser)
 
     def check(self) -> None:
         """Refuse a pipeline of this kind that cannot be trained.
@@ -213,7 +214,8 @@ class Schedule(ABC):
     def predict(self, x_t: Tensor, position: Tensor, conditioning: Conditioning) -> Tensor:
         """The denoiser's prediction, (B, C, H, W), at states (B, C, H, W) and positions (B,), for B rows."""
         t = self.timesteps[position.to(self.timesteps.device)]
-        return self.family.predict(x_t, t, conditioning, self.guidance_scale)
+        with cast_again(self.family.denoiser):
+            return self.family.predict(x_t, t, conditioning, self.guidance_scale)
 
     def guide(self, e_null: Tensor, e: Tensor) -> Tensor:
         """Guided predictions, from those without a prompt and those for the prompts."""

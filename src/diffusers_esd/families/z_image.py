@@ -34,8 +34,7 @@ class ZImage(FlowFamily):
     pipelines = ("ZImagePipeline",)
     component = "transformer"
     text = "cap_feats"
-    text_layers = r"(cap_embedder|context_refiner)\."
-    text_inputs = text_layers
+    text_layers = text_inputs = r"(cap_embedder|context_refiner)\."
     text_states = r"(?!)"  # none: the token states are normalised before the first layer
     shared_layers = r"layers\..*\.(attention|feed_forward)\."
 

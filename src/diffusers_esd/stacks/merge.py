@@ -73,14 +73,16 @@ def merge(erasures: Sources, *, rank: int | None = None, name: str | None = None
 
 def _combined(origins: Sequence[Provenance]) -> dict[str, Any]:
     """The fields of a merged erasure's provenance that follow from those of its parts."""
-    fingerprints = {origin.base_fingerprint for origin in origins}
+    fingerprints = {(origin.base_fingerprint, origin.base_quantization) for origin in origins}
+    quantizations = dict.fromkeys(origin.base_quantization or "not quantised" for origin in origins)
     kinds = dict.fromkeys(kind for origin in origins for kind in origin.evaluations)
     return {
         "origin": "merged",
         "concepts": tuple(dict.fromkeys(concept for origin in origins for concept in origin.concepts)),
         "anchors": {concept: anchor for origin in origins for concept, anchor in origin.anchors.items()},
         "base_model": " and ".join(dict.fromkeys(origin.base_model for origin in origins)),
-        "base_fingerprint": fingerprints.pop() if len(fingerprints) == 1 else "",
+        "base_fingerprint": origins[0].base_fingerprint if len(fingerprints) == 1 else "",
+        "base_quantization": " and ".join(quantizations) if any(origin.base_quantization for origin in origins) else "",
         "family": origins[0].family,
         "component": origins[0].component,
         "versions": package_versions(),

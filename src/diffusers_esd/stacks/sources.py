@@ -20,6 +20,7 @@ from ..erasure import Erasure
 from ..families import FAMILIES
 from ..portable import check_fit
 from ..provenance import Provenance
+from ..quantization import quantization
 from .entry import NAMES
 from .recipe import Recipe, read_recipe
 from .scales import with_scales
@@ -125,7 +126,12 @@ def check_base(erasure: Erasure, pipe: Any) -> None:
             f"family {family}. Train it on this model."
         )
     check_fit(denoiser, component, dict(erasure.weights))
-    here = replace(trained, base_model=model_name(pipe), base_fingerprint=fingerprint(denoiser))
+    here = replace(
+        trained,
+        base_model=model_name(pipe),
+        base_fingerprint=fingerprint(denoiser),
+        base_quantization=quantization(denoiser),
+    )
     if not is_same_base(trained, here):
         warn_user(
             f"{erasure.name} was trained on {trained.base_model}, and this pipeline is {name_beside(here, trained)}. "
@@ -134,8 +140,11 @@ def check_base(erasure: Erasure, pipe: Any) -> None:
 
 
 def is_same_base(a: Provenance, b: Provenance) -> bool:
-    """Whether two base models have the same weights: by their fingerprints if both are known, otherwise by name."""
-    if a.base_fingerprint and b.base_fingerprint:
+    """Whether two base models have the same weights: by their fingerprints if both are known, otherwise by name.
+
+    Also by name if they are quantised differently: the weights differ then, whatever they were made from.
+    """
+    if a.base_fingerprint and b.base_fingerprint and a.base_quantization == b.base_quantization:
         return same_weights(a.base_fingerprint, b.base_fingerprint)
     return not a.base_model or not b.base_model or a.base_model == b.base_model
 

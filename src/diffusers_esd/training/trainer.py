@@ -14,12 +14,13 @@ from diffusers import DiffusionPipeline
 
 from ..adapter import remove
 from ..config import ESDConfig
-from ..denoiser import adapter_names, base_layers, check_denoiser, check_name, check_present
+from ..denoiser import Denoiser, adapter_names, base_layers, check_denoiser, check_name, check_present
 from ..erasure import Erasure
 from ..families import Family, Schedule, checked_family
 from ..groups import Selection, select
 from ..limits import Limits
 from ..names import default_name
+from ..quantization import is_in_float8
 from ..run import RunConfig
 from .begin import begin, chosen
 from .encoding import Encoded, warn_of_long
@@ -68,10 +69,7 @@ class ESDTrainer:
         self.limits = limits or Limits()
         check_packages(self.config, self.run)
         self.family = checked_family(pipe, family)
-        if self.run.gradient_checkpointing and not self.family.denoiser._supports_gradient_checkpointing:
-            raise ValueError(
-                f"A {type(self.family.denoiser).__name__} does not support `gradient_checkpointing`; set it to False."
-            )
+        check_checkpointing(self.family.denoiser, self.run)
         check_samples(self.family, self.run)
         self._shape = self.family.latent_shape(self.config.size)
         # For their errors only; what is trained may have changed until `erase` is called.
@@ -205,6 +203,22 @@ class ESDTrainer:
                 "space leaves out; train them with null_space=False or preserve=()."
             )
         return selection
+
+
+def check_checkpointing(denoiser: Denoiser, run: RunConfig) -> None:
+    """Refuse gradient checkpointing where it is not possible.
+
+    Raises:
+        ValueError: If the denoiser does not support it, or its weights are in float8 (layerwise casting).
+    """
+    if run.gradient_checkpointing and not denoiser._supports_gradient_checkpointing:
+        raise ValueError(f"A {type(denoiser).__name__} does not support `gradient_checkpointing`; set it to False.")
+    if (run.gradient_checkpointing or denoiser.is_gradient_checkpointing) and is_in_float8(denoiser):
+        raise ValueError(
+            "Gradient checkpointing and layerwise casting do not work together: the weights would be in float8 when "
+            "activations are computed again. Set `gradient_checkpointing` to False and call "
+            "disable_gradient_checkpointing() on the denoiser, or load it with quantization_config instead."
+        )
 
 
 def check_packages(config: ESDConfig, run: RunConfig) -> None:
