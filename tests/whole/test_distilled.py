@@ -115,8 +115,15 @@ def moved(model: Any, source: Any) -> Any:
     return model
 
 
+def with_texts_of(base: Any, pipe: Any) -> Any:
+    """A pipeline with the text encoders of another, which distillation keeps."""
+    pipe.register_modules(**{name: part for name, part in base.components.items() if name.startswith("text_encoder")})
+    return pipe
+
+
 def few_steps(base: Any, pipe: Any) -> Any:
     """A distilled sibling: other weights, and the scheduler of a latent consistency model."""
+    with_texts_of(base, pipe)
     moved(family_for(pipe).denoiser, family_for(base).denoiser)
     pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
     return pipe
@@ -162,7 +169,8 @@ def test_a_file_of_the_base_acts_in_its_distilled_sibling(kind: str, tmp_path: P
 
 def flux_and_schnell() -> tuple[Any, Any]:
     """A Flux dev that does not use the guidance that it takes, and a schnell of the same weights without its layers."""
-    base, schnell = tiny_flux(), tiny_flux(guidance_embeds=False)
+    base = tiny_flux()
+    schnell = with_texts_of(base, tiny_flux(guidance_embeds=False))
     with torch.no_grad():
         for parameter in base.transformer.time_text_embed.guidance_embedder.linear_2.parameters():
             parameter.zero_()
