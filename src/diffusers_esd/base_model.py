@@ -1,14 +1,17 @@
-"""Which base model a pipeline has: its name, and a fingerprint of its weights."""
+"""Which base model a pipeline has: its name, and a fingerprint of its weights. Are two the same?"""
 
 from __future__ import annotations
 
 import math
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .arguments import warn_user
 from .denoiser import Denoiser, base_layer, base_layers
-from .quantization import dequantised
+from .provenance import Provenance
+from .quantization import dequantised, quantization
 
 _LAYERS = 64
 _LARGEST_HALF = 65504.0
@@ -56,3 +59,40 @@ def same_weights(a: str, b: str) -> bool:
     numbers = (struct.unpack(f"<{len(text) // 4}e", bytes.fromhex(text)) for text in (a, b))
     # Rounding to bfloat16 changes a number by 2**-8 of it at most; float16 has no steps below 2**-24.
     return all(math.isclose(x, y, rel_tol=2**-7, abs_tol=2**-22) for x, y in zip(*numbers, strict=True))
+
+
+def is_same_base(a: Provenance, b: Provenance) -> bool:
+    """Whether two base models have the same weights: by their fingerprints if both are known, otherwise by name.
+
+    Also by name if they are quantised differently: the weights differ then, whatever they were made from.
+    """
+    if a.base_fingerprint and b.base_fingerprint and a.base_quantization == b.base_quantization:
+        return same_weights(a.base_fingerprint, b.base_fingerprint)
+    return not a.base_model or not b.base_model or a.base_model == b.base_model
+
+
+def name_beside(a: Provenance, b: Provenance) -> str:
+    """Name of the base model of `a`, such that it differs from that of `b`."""
+    return a.base_model + (", with other weights" if a.base_model == b.base_model else "")
+
+
+def warn_of_other_base(name: str, trained: Provenance, pipe: Any, denoiser: Denoiser) -> None:
+    """Warn if an erasure was trained on other base weights than a pipeline's, such as those of a fine-tune.
+
+    Args:
+        name: Name of the erasure.
+        trained: Its provenance.
+        pipe: The pipeline.
+        denoiser: Its denoiser, whatever adapters are on it.
+    """
+    here = replace(
+        trained,
+        base_model=model_name(pipe),
+        base_fingerprint=fingerprint(denoiser),
+        base_quantization=quantization(denoiser),
+    )
+    if not is_same_base(trained, here):
+        warn_user(
+            f"{name} was trained on {trained.base_model}, and this pipeline is {name_beside(here, trained)}. Its "
+            "effect here is not measured; compare the images, or call `check` of the erasure."
+        )

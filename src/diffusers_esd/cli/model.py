@@ -1,14 +1,15 @@
 """The options that name a base model, and how it is loaded: a folder, a repository or a single file.
 
 A single file contains weights only. Its keys tell diffusers which kind of model it is; the settings of the pipeline are
-those of the published model of that kind, or of `--model-config`.
+those of the published model of that kind, or of `--model-config`. So a fine-tune is loaded as the model it was made of;
+marks in its file say if it predicts v.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,7 @@ def _from_file(options: argparse.Namespace, file: Path, dtype: str | None) -> An
     import torch
     from diffusers.loaders.single_file_utils import SingleFileComponentError
 
-    from ..files import stored_dtype
+    from ..files import stored_dtype, stored_shapes
     from ..hub_errors import clear_errors
 
     config = options.model_config or _published_config(file)
@@ -164,6 +165,18 @@ def _from_file(options: argparse.Namespace, file: Path, dtype: str | None) -> An
             f"{file} does not fit the settings of {config} ({error}). Give a pipeline of its kind with --model-config."
         ) from error
     pipe.register_to_config(_name_or_path=str(file))  # as from_pretrained does
+    return _as_marked(pipe, stored_shapes(file))
+
+
+def _as_marked(pipe: Any, keys: Collection[str]) -> Any:
+    """The pipeline with the scheduler that marks in its file ask for: tensors without numbers, which diffusers ignores.
+
+    `v_pred`: the model predicts v. `ztsnr`: at the last timestep its states are noise alone. ComfyUI reads them too.
+    """
+    if "v_pred" in keys and pipe.scheduler.config.get("prediction_type") != "v_prediction":
+        noise = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if "ztsnr" in keys else {}
+        settings = {**pipe.scheduler.config, "prediction_type": "v_prediction", **noise}
+        pipe.scheduler = type(pipe.scheduler).from_config(settings)
     return pipe
 
 

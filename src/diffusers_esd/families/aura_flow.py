@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..groups import JOINT_TEXT_LAYERS
 from .base import Conditioning
+from .places import Places, text_first
 from .schedules import FlowFamily
 
 
@@ -19,6 +20,7 @@ class AuraFlow(FlowFamily):
     component = "transformer"
     text_layers = text_inputs = JOINT_TEXT_LAYERS
     text_states = r"context_embedder$"
+    shared_layers = r"single_transformer_blocks\..*\.(attn|ff)\."
 
     @property
     def default_size(self) -> int:
@@ -30,6 +32,10 @@ class AuraFlow(FlowFamily):
         """The text encoder's token states; those of padding are zeros."""
         states, *_ = self.pipe.encode_prompt(list(prompts), do_classifier_free_guidance=False, device=self.device)
         return {"encoder_hidden_states": states.to(self.dtype)}
+
+    def places(self, layer: str, conditioning: Conditioning, length: int) -> Places:
+        """The text is between the transformer's registers and the image; padding is zeros."""
+        return text_first(conditioning[self.text].any(-1), length, before=self.denoiser.register_tokens.shape[1])
 
     def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning, guidance_scale: float) -> Tensor:
         """The transformer's velocity, at times from 1 to 0."""

@@ -32,6 +32,7 @@ class Flux(PackedFlowFamily):
     component = "transformer"
     text_layers = text_inputs = JOINT_TEXT_LAYERS
     text_states = r"context_embedder$"
+    shared_layers = r"single_transformer_blocks\.\d+\.(attn|proj)"
 
     def __init__(self, pipe: Any, *, max_sequence_length: int = 512) -> None:
         super().__init__(pipe, max_sequence_length=max_sequence_length)
