@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from ..version import __version__
-from . import demo, erase, erasures, evaluate, info, stacks, study
+from . import demo, erase, erasures, evaluate, info, stacks, study, ui
 from .model import loading_bars
 
 
@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     evaluate.add_commands(commands)
     info.add_commands(commands)
     study.add_commands(commands)
+    ui.add_commands(commands)
     demo.add_commands(commands)
     options = parser.parse_args(arguments)
     try:
