@@ -20,7 +20,7 @@ def main() -> None:
     """Check what a user has."""
     package = Path(diffusers_esd.__file__).parent
     assert "site-packages" in package.parts, f"not installed: {package}"
-    for name in ("py.typed", "study/page.html", "evaluation/page/page.html"):
+    for name in ("py.typed", "study/page.html", "evaluation/page/page.html", "app/page.css"):
         assert files("diffusers_esd").joinpath(name).is_file(), name
     readme = str(distribution("diffusers-esd").metadata.get_payload())
     assert not RELATIVE.findall(readme), RELATIVE.findall(readme)

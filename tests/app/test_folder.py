@@ -9,7 +9,22 @@ from controls import must_fail
 
 from diffusers_esd.app.folder import Shelf, is_visitor, new_visitor
 
-BAD = ["../x", "..", ".", "/etc", "a/b", "a\\b", "", " ", "\0", "no-a-cat/../no-a-dog", "no-a-bird", 3, None, ["no-a-cat"]]
+BAD = [
+    "../x",
+    "..",
+    ".",
+    "/etc",
+    "a/b",
+    "a\\b",
+    "",
+    " ",
+    "\0",
+    "no-a-cat/../no-a-dog",
+    3,
+    None,
+    ["no-a-cat"],
+    "no-a-bird",
+]
 
 
 def test_visitors_are_different_and_cannot_be_paths(tmp_path: Path) -> None:
@@ -22,22 +37,24 @@ def test_visitors_are_different_and_cannot_be_paths(tmp_path: Path) -> None:
             Shelf(tmp_path, value)
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_only_erasures_that_are_listed_are_read(name: object, shelf: Shelf) -> None:
-    with pytest.raises(ValueError, match=r"^There is no erasure .* here; there are no-a-cat, no-a-dog\.$"):
-        shelf.erasure(name)
-    with pytest.raises(ValueError, match="There is no erasure"):
-        shelf.sources({name: 1.0} if not isinstance(name, list) else {"[]": 1.0})
+def test_only_erasures_that_are_listed_are_read(shelf: Shelf) -> None:
+    for name in BAD:
+        with pytest.raises(ValueError, match=r"^There is no erasure .* here; there are no-a-cat, no-a-dog\.$"):
+            shelf.erasure(name)
+    with pytest.raises(ValueError, match=r"^There is no erasure '\.\./x' here"):
+        shelf.sources({"../x": 1.0})
+    with pytest.raises(ValueError, match=r"^There is no erasure '\.\./x' here"):
+        shelf.keep({"../x": 1.0})
     assert shelf.erasure("no-a-cat") == shelf.path / "erasures" / "no-a-cat"
 
 
-@pytest.mark.parametrize("name", [name for name in BAD if name not in ("no-a-bird",)])
-@pytest.mark.parametrize("kind", ["erasures", "exports", "reports", "runs"])
-def test_nothing_is_written_elsewhere(kind: str, name: object, shelf: Shelf) -> None:
-    with pytest.raises((ValueError, TypeError), match="adapter"):
-        shelf.place(kind, name)
-    with pytest.raises((ValueError, TypeError), match="adapter"):
-        shelf.free_name(name)
+def test_nothing_is_written_elsewhere(shelf: Shelf) -> None:
+    for name in BAD[: BAD.index("no-a-bird")]:
+        for kind in ("erasures", "exports", "reports", "runs"):
+            with pytest.raises((ValueError, TypeError), match="adapter"):
+                shelf.place(kind, name)
+        with pytest.raises((ValueError, TypeError), match="adapter"):
+            shelf.free_name(name)
 
 
 def test_what_is_placed_is_inside(shelf: Shelf) -> None:
@@ -46,7 +63,7 @@ def test_what_is_placed_is_inside(shelf: Shelf) -> None:
         assert (shelf.path / "exports" / ".." / ".." / "x").resolve().is_relative_to(shelf.path.resolve())
 
 
-def test_a_link_of_another_folder_is_not_another_visitors(tmp_path: Path, shelf: Shelf) -> None:
+def test_visitors_do_not_see_one_another(shelf: Shelf) -> None:
     other = Shelf(shelf.path.parent, new_visitor())
     assert other.names() == []
     assert other.scales() == {}

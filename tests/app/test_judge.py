@@ -9,11 +9,10 @@ from diffusers_esd.app.judge import JudgeChoice
 
 
 def test_the_code_makes_the_same_judge() -> None:
-    for name in ("emoji_sd.recogniser:EmojiJudge", "emoji_sd.recogniser:EmojiJudge"):
-        choice, namespace = JudgeChoice(name), {}
-        exec("\n".join([*choice.imports, f"judge = {choice.code}"]), namespace)
-        assert isinstance(namespace["judge"], EmojiJudge)
-        assert [judge.record() for judge in choice.made()] == [namespace["judge"].record()]
+    choice, namespace = JudgeChoice("emoji_sd.recogniser:EmojiJudge"), {}
+    exec("\n".join([*choice.imports, f"judge = {choice.code}"]), namespace)
+    assert isinstance(namespace["judge"], EmojiJudge)
+    assert [judge.record() for judge in choice.made()] == [namespace["judge"].record()]
     named = JudgeChoice("nudenet")
     assert named.code == 'judge_named("nudenet")'
     exec("\n".join([*named.imports, "judge_named"]), {})

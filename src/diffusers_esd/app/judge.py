@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..evaluation.judges.base import Judge
 from ..evaluation.judges.named import judge_named
+from .code import call
 
 
 @dataclass(frozen=True)
@@ -42,4 +43,4 @@ class JudgeChoice:
     def code(self) -> str:
         """The expression that makes it."""
         _, colon, attribute = (self.name or "").partition(":")
-        return f"{attribute}()" if colon else f"judge_named({self.name!r})"
+        return call(attribute) if colon else call("judge_named", self.name)

@@ -82,7 +82,6 @@ def _wire_erase(desk: Desk, panel: Panel, form: Form) -> None:
 def _show_sliders(desk: Desk, panel: Panel, stack: gr.State, compare: Form, measure: Form, share: Form) -> None:
     """A slider for each erasure. The buttons that use them are wired anew when there are others."""
 
-    @gr.render(inputs=stack, show_progress="hidden")
     def show(scales: Mapping[str, float]) -> None:
         if not scales:
             gr.Markdown("No erasure yet: train one in the tab “Erase”.")
@@ -105,6 +104,8 @@ def _show_sliders(desk: Desk, panel: Panel, stack: gr.State, compare: Form, meas
         starts(share, "merge", desk.merge, ["name"])
         starts(share, "export", desk.export, ["name"])
         starts(share, "publish", desk.publish, ["repo_id", "token", "private", "sure"])
+
+    gr.render(inputs=stack, show_progress="hidden")(show)
 
 
 def _rescale(desk: Desk, name: str, visitor: str, scale: float) -> None:

@@ -10,6 +10,8 @@ from .desk import Desk
 from .folder import DOWNLOADS
 from .page import look, page
 
+_FOLDER = "GRADIO_TEMP_DIR"  # of the files that Gradio sends; there is no argument for it
+
 
 @contextmanager
 def served(desk: Desk, model: str, *, host: str, port: int | None) -> Iterator[str]:
@@ -31,7 +33,8 @@ def served(desk: Desk, model: str, *, host: str, port: int | None) -> Iterator[s
     """
     downloads = (desk.output / DOWNLOADS).resolve()
     downloads.mkdir(parents=True, exist_ok=True)
-    os.environ["GRADIO_TEMP_DIR"] = str(downloads)  # where Gradio keeps what it sends; it has no argument for this
+    before = os.environ.get(_FOLDER)
+    os.environ[_FOLDER] = str(downloads)
     blocks = page(desk, model, downloads)
     _, address, _ = blocks.launch(
         server_name=host,
@@ -52,3 +55,7 @@ def served(desk: Desk, model: str, *, host: str, port: int | None) -> Iterator[s
     finally:
         blocks.close(verbose=False)
         desk.jobs.close()
+        if before is None:
+            del os.environ[_FOLDER]
+        else:
+            os.environ[_FOLDER] = before

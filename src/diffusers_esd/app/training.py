@@ -238,4 +238,5 @@ def _plain(text: str) -> str:
 
 
 def _outcome(erasure: Erasure) -> str:
-    return _plain(outcome(erasure.config, erasure.provenance) or "")
+    assert erasure.config is not None, "it was trained"
+    return _plain(outcome(erasure.config, erasure.provenance))
