@@ -39,7 +39,7 @@ def test_an_export_is_its_code(shelf: Shelf, jobs: Jobs, visitor: str, ended: Wa
     job.view.file.unlink()
     exec(action.code, {})
     assert job.view.file.read_bytes() == content
-    with pytest.raises(ValueError, match="slash"):
+    with pytest.raises(ValueError, match="adapter name"):
         Exported(shelf, {"no-a-cat": 0.5}, "../mine")
 
 

@@ -30,7 +30,7 @@ def test_every_text_is_escaped() -> None:
 
 def test_a_bar_is_shown_while_it_runs() -> None:
     job = Job("a", SimpleNamespace(title="erasing", code="", run=None))
-    assert "2 jobs of others come first" in status(job, 2)
+    assert "jobs of others before it: 2" in status(job, 2)
     job.show(state="running", share=0.25)
     assert '<progress max="1" value="0.250">' in status(job, 0)
     job.show(share=None)

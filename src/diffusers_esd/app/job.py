@@ -21,6 +21,7 @@ from PIL.Image import Image
 EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ImportError)
 """The package's own errors, whose text says what to do."""
 
+_KEPT = 100  # jobs that have ended, whose pictures are in memory
 _NUMBERS = count(1)
 
 State = Literal["waiting", "running", "done", "stopped", "failed"]
@@ -158,6 +159,8 @@ class Jobs:
             job = Job(visitor, action)
             self._jobs.pop(visitor, None)
             self._jobs[visitor] = job  # in the order in which they were asked
+            for other in [other for other, old in self._jobs.items() if old.has_ended][:-_KEPT]:
+                del self._jobs[other]
             self._queue.put(job)
         return job
 

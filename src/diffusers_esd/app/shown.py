@@ -29,7 +29,7 @@ def status(job: Job | None, before: int) -> str:
     if job is None:
         return '<p class="esd-idle">Nothing runs yet. Results appear here.</p>'
     view = job.view
-    now = f"{before} jobs of others come first" if view.state == "waiting" and before else view.now
+    now = f"jobs of others before it: {before}" if view.state == "waiting" and before else view.now
     notes = "".join(f'<p class="esd-note">{escape(note)}</p>' for note in view.notes)
     return (
         f'<div class="esd-status esd-{view.state}" role="status"><p><b>{_WORDS[view.state]}</b>: '

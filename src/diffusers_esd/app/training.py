@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,7 @@ class Planned:
         with cancelled_in(pipe, job):
             trainer = ESDTrainer(pipe, **self.request.settings)
             plan = trainer.erase(self.request.concept, name=self.request.name, dry_run=True)
-        job.show(now="planned; nothing is trained yet", text=described(plan))
+        job.show(now="planned; nothing is trained yet", text=described(plan, self.request.config.synonyms))
 
 
 @dataclass(frozen=True)
@@ -214,16 +214,21 @@ def curves(erasure: Erasure) -> Image.Image:
     return Image.open(content).convert("RGB")
 
 
-def described(plan: Plan) -> str:
-    """A plan in Markdown: what is erased towards what, what is protected and what is not, and the whole plan."""
+def described(plan: Plan, synonyms: Sequence[str] = ()) -> str:
+    """A plan in Markdown: what is erased towards what, what is protected and what is not, and the whole plan.
+
+    Args:
+        plan: The plan.
+        synonyms: The words that the visitor gave.
+    """
     towards = [f"**{c}** is erased towards {_quoted(a)}." for c, a in plan.anchors.items()]
     lines = [*towards, f"**Protected**: {len(plan.preserved)} prompts must not change."]
     if plan.preserved:
         step = max(1, len(plan.preserved) // _EXAMPLES)
         examples = [prompt for prompt in plan.preserved[::step] if prompt][:_EXAMPLES]
         lines.append("Some of them: " + ", ".join(f"*{_plain(prompt)}*" for prompt in examples) + ".")
-    if plan.synonyms:
-        words = ", ".join(f"*{_plain(word)}*" for word in plan.synonyms)
+    if plan.synonyms or synonyms:
+        words = ", ".join(f"*{_plain(word)}*" for word in dict.fromkeys([*synonyms, *plan.synonyms]))
         lines.append(f"**Not protected**, because they mean nearly the same: {words}.")
     return "\n\n".join([*lines, f"```text\n{plan}\n```"])
 

@@ -60,7 +60,7 @@ class _Bar:
 
     def write(self, text: str) -> None:
         """Show what the bar says."""
-        numbers = text.strip().split("\t")
+        numbers = text.strip("\r\n ").split("\t")
         if len(numbers) == 3 and numbers[0].isdecimal() and numbers[1].isdecimal():
             done, total, what = int(numbers[0]), int(numbers[1]), numbers[2].strip(": ") or self._what
             self._job.show(now=f"{what}: {done} of {total}", share=done / total if total else None)
