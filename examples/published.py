@@ -1,6 +1,6 @@
 """The published models' denoisers, from their configurations alone: layers, parameters and memory of an erasure.
 
-Run as `make published`, or `python examples/published.py`; writes three tables to standard output. Everything is
+Run as `make published`, or `python examples/published.py`; writes four tables to standard output. Everything is
 computed on PyTorch's meta device, which has shapes and no numbers, so nothing is downloaded and little memory is
 needed. `--measure` runs one of them with random weights, and compares.
 """
@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, get_args
 from unittest.mock import patch
 
@@ -28,7 +29,7 @@ from diffusers import (
     ZImageTransformer2DModel,
 )
 from diffusers.utils import logging
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
@@ -43,6 +44,17 @@ from diffusers_esd.training.inputs import layer_width
 
 GROUPS: tuple[Group, ...] = get_args(Group)
 RANK = 16
+
+CARDS = (8, 12, 16, 24, 48, 80)
+"""Memory of graphics cards in GiB."""
+
+LADDER = ("", "o", "og", "ogn", "8og", "8ogn", "4og", "4ogn")
+"""Sets of options, those that cost least first. o: the text encoders are away while the denoiser trains; g: gradient
+checkpointing; n: no CUDA graphs; 8 and 4: weights of the denoiser's Linear layers in int8 and in nf4."""
+
+_SHARE, _CONTEXT = 1.1, 2**30  # what temporary tensors add; what CUDA itself takes, in bytes
+_USABLE = 0.98  # of a card's memory, which is a little less than its name says
+_LINEAR = {"8": 1.0, "4": 4.5 / 8}  # bytes of a weight; nf4 has a scale in float32 for each block of 64
 
 
 @dataclass(frozen=True)
@@ -250,6 +262,24 @@ MODELS = {
 }
 
 
+TEXT_ENCODERS = {
+    "SD 1.4": 123,
+    "SD 2.1": 340,
+    "SDXL": 123 + 695,
+    "SD3 medium": 123 + 695 + 4762,
+    "Flux.1 dev": 123 + 4762,
+    "AuraFlow": 1224,
+    "Sana 1.6B": 2614,
+    "Qwen-Image": 8292,
+    "Z-Image": 4022,
+    "FLUX.2 dev": 24011,
+    "Kolors": 6244,
+    "Wan 2.1 1.3B": 5681,
+}
+"""Millions of parameters of a model's text encoders: CLIP and OpenCLIP, T5 1.1 XXL, Pile-T5 XL, Gemma 2 2B,
+Qwen2.5-VL 7B, Qwen3 4B, Mistral Small 3.2 24B, ChatGLM3 6B, UMT5 XXL."""
+
+
 def lora_parameters(denoiser: Any, selection: Selection, rank: int = RANK) -> int:
     """Parameters of an adapter: `rank * (inputs + outputs)` of each layer, a convolution's inputs being its patches."""
     weights = [denoiser.get_submodule(name).weight for name in selection.names]
@@ -352,18 +382,78 @@ def null_space_table(group: Group = "esd-u") -> str:
     return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class Needs:
+    """Bytes of a training in its parts, batch 1, at the model's own size.
+
+    Attributes:
+        linear: Parameters of the denoiser's Linear layers, which can be quantised.
+        others: Its other parameters.
+        adapter: Parameters of the adapter.
+        activations: Bytes without and with gradient checkpointing.
+        text: Parameters of the text encoders.
+    """
+
+    linear: int
+    others: int
+    adapter: int
+    activations: tuple[int, int]
+    text: int
+
+    def peak(self, options: str) -> float:
+        """Bytes with a set of options of `LADDER`.
+
+        Weights have 16 bits unless they are quantised. Adapter, gradients and Adam's two averages are in float32. CUDA
+        graphs have activations of their own, beside those of the pass before they are recorded. With "o", text encoders
+        and denoiser are not in memory together, except a denoiser in nf4, which is quantised on the GPU.
+        """
+        each = next((size for mark, size in _LINEAR.items() if mark in options), 2.0)
+        text, denoiser = 2 * self.text, each * self.linear + 2 * self.others
+        activations = self.activations["g" in options] * (1 if "n" in options else 2)
+        training = denoiser + 16 * self.adapter + activations
+        encoding = text + denoiser if "4" in options else text
+        return _SHARE * (max(encoding, training) if "o" in options else text + training) + _CONTEXT
+
+    def smallest(self, card: float) -> str:
+        """The first set of options that fits on a card of so many GiB, in words; a dash if none does."""
+        fitting = [options for options in LADDER if self.peak(options) <= _USABLE * card * 2**30]
+        return "–" if not fitting else f"`{fitting[0]}`" if fitting[0] else "as is"
+
+
+@cache
+def needs(name: str, group: Group = "esd-u") -> Needs:
+    """What a published model needs."""
+    model = MODELS[name]
+    denoiser = model.build()
+    size = sum(parameter.numel() for parameter in denoiser.parameters())
+    linear = sum(layer.weight.numel() for layer in denoiser.modules() if isinstance(layer, nn.Linear))
+    lora = lora_parameters(denoiser, model.selection(denoiser, group))
+    kept = (
+        activation_bytes(model, group, checkpointing=False),
+        activation_bytes(model, group, checkpointing=True),
+    )
+    return Needs(linear, size - linear, lora, kept, TEXT_ENCODERS[name] * 10**6)
+
+
+def fitting_table(group: Group = "esd-u") -> str:
+    """The options with which a training fits on a card."""
+    lines = ["| model | " + " | ".join(f"{card}" for card in CARDS) + " |", "|---" * (len(CARDS) + 1) + "|"]
+    for name in MODELS:
+        of_model = needs(name, group)
+        lines.append(f"| {name} | " + " | ".join(of_model.smallest(card) for card in CARDS) + " |")
+    return "\n".join(lines)
+
+
 def memory_table(group: Group = "esd-u") -> str:
     """Gigabytes of one training, batch 1."""
     lines = [
         "| model | denoiser, float16 | adapter | gradients | Adam | 8-bit Adam | activations | with checkpointing |",
         "|---" * 8 + "|",
     ]
-    for name, model in MODELS.items():
-        denoiser = model.build()
-        size = sum(parameter.numel() for parameter in denoiser.parameters())
-        lora = lora_parameters(denoiser, model.selection(denoiser, group))
-        kept = [activation_bytes(model, group, checkpointing=checkpointing) for checkpointing in (False, True)]
-        parts = [2 * size, 4 * lora, 4 * lora, 8 * lora, 2 * lora, *kept]
+    for name in MODELS:
+        of_model = needs(name, group)
+        size, lora = of_model.linear + of_model.others, of_model.adapter
+        parts = [2 * size, 4 * lora, 4 * lora, 8 * lora, 2 * lora, *of_model.activations]
         lines.append(f"| {name} | " + " | ".join(f"{part / 2**30:.2f}" for part in parts) + " |")
     return "\n".join(lines)
 
@@ -400,7 +490,8 @@ def main() -> None:
         return
     print(f"Layers / parameters of an adapter of rank {RANK}:\n\n{layers_table()}\n")
     print(f"Null space of `esd-u`:\n\n{null_space_table()}\n")
-    print(f"GiB to train `esd-u`, rank {RANK}, batch 1, at the model's own size:\n\n{memory_table()}")
+    print(f"GiB to train `esd-u`, rank {RANK}, batch 1, at the model's own size:\n\n{memory_table()}\n")
+    print(f"Options with which that fits on cards of so many GiB:\n\n{fitting_table()}")
 
 
 if __name__ == "__main__":

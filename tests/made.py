@@ -16,6 +16,7 @@ from diffusers_esd.families import family_for
 from diffusers_esd.groups import names_pattern
 from diffusers_esd.names import default_name
 from diffusers_esd.provenance import Provenance
+from diffusers_esd.quantization import weight_shape
 
 GROUPS: dict[str, Callable[[str], bool]] = {
     "esd-x": lambda name: ".attn2." in name or ".add_" in name,
@@ -59,7 +60,7 @@ def _weights(family: Any, names: Any, rank: int, seed: int) -> dict[str, Tensor]
     generator = torch.Generator("cpu").manual_seed(seed)
     weights: dict[str, Tensor] = {}
     for name in names:
-        shape = family.denoiser.get_submodule(name).weight.shape
+        shape = torch.Size(weight_shape(family.denoiser.get_submodule(name)))
         inputs = shape[1:].numel()
         a = torch.randn((rank, *shape[1:]), generator=generator) / inputs**0.5
         b = torch.randn((shape[0], rank, *[1] * (len(shape) - 2)), generator=generator) / (4 * rank)

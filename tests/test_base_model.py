@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from pathlib import Path
 
+import pytest
 import torch
 from controls import must_fail
 from diffusers import StableDiffusionPipeline
 from made import made
-from tiny import style_adapter, tiny_pipeline, tiny_unet
+from pipelines import with_deltas
+from tiny import latents, style_adapter, tiny_pipeline, tiny_unet, tiny_xl
 
 from diffusers_esd import bake
 from diffusers_esd.base_model import fingerprint, model_name, same_weights
@@ -74,3 +78,26 @@ def test_a_default_device_of_torch_does_not_matter() -> None:
         assert fingerprint(pipe.unet) == expected
     finally:
         torch.set_default_device(None)
+
+
+def test_an_erasure_acts_on_a_fine_tune_with_a_warning() -> None:
+    """Also on one that predicts v, as fine-tunes of SDXL do."""
+    erasure = made(tiny_xl(), group="esd-x", rank=2)
+    fine_tune = tiny_xl()
+    for weight in fine_tune.unet.parameters():
+        weight.data *= 1.05
+    zero_snr = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    fine_tune.scheduler = type(fine_tune.scheduler).from_config(fine_tune.scheduler.config, **zero_snr)
+    before = latents(fine_tune)
+    other = copy.deepcopy(fine_tune)
+    with pytest.warns(
+        UserWarning, match=r"with other weights. Its effect here is not measured; compare the images"
+    ) as x:
+        erasure.apply(fine_tune)
+    assert [warning.filename for warning in x] == [__file__]
+    torch.testing.assert_close(latents(fine_tune), latents(with_deltas(other, {erasure: 1.0})), rtol=1e-3, atol=1e-3)
+    with must_fail("it acts"):
+        torch.testing.assert_close(latents(fine_tune), before, rtol=1e-3, atol=1e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        erasure.apply(tiny_xl())

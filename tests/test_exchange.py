@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -62,8 +63,8 @@ def test_kohyas_file_of_sdxl_and_its_gap(group: str, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_exported(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^`kind` must be 'kohya', got 'a1111'.$"):
-        export(erased(tiny_pipeline(), "esd-x"), "x.safetensors", kind="a1111")
+    with pytest.raises(ValueError, match=r"^`tool` must be one of comfyui, .*, got 'sdnext'.$"):
+        export(erased(tiny_pipeline(), "esd-x"), "x.safetensors", tool="sdnext")  # type: ignore[arg-type]
     erasure = erased(tiny_pipeline(), "esd-x")
     own = erasure.save_pretrained(tmp_path / "own") / "pytorch_lora_weights.safetensors"
     before = own.read_bytes()
@@ -76,6 +77,42 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
         export(erased(tiny_pipeline(), "esd-x"), "x.bin")
     with pytest.raises(ValueError, match=r"^no-a-cat is an erasure of a transformer; kohya's names exist for a U-Net"):
         export(erased(tiny_flux(), "esd-x"), "x.safetensors")
+    with pytest.raises(ValueError, match=r"^A1111 cannot read erasures of the family Flux.$"):
+        export(erased(tiny_flux(), "esd-x"), "x.safetensors", tool="a1111")
+    message = r"^InvokeAI finds none of the \d+ layers of no-a-cat, such as transformer_blocks.0.attn.add_"
+    with pytest.raises(ValueError, match=message):
+        export(erased(tiny_flux(), "esd-x"), tmp_path / "x.safetensors", tool="invokeai")
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_layers_that_a_tool_does_not_find_are_named_with_their_share(tmp_path: Path) -> None:
+    erasure = erased(tiny_xl(), "full")
+    missing = ["conv_in", "time_embedding.linear_1", "time_embedding.linear_2", "add_embedding.linear_1"]
+    missing += ["add_embedding.linear_2", "conv_out"]
+    squares = {name: (b.flatten(1) @ a.flatten(1)).square().sum().item() for name, (a, b) in erasure.layers().items()}
+    part = sum(squares[name] for name in missing) / sum(squares.values())
+    message = (
+        f"stable-diffusion.cpp does not find 6 of the {len(squares)} layers of no-a-cat, with {part:.2%} of its "
+        f"squared norm: {', '.join(missing[:5])}, ...."
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
+        export(erasure, tmp_path / "x.safetensors", tool="stable-diffusion.cpp")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        export(erasure, tmp_path / "x.safetensors", tool="comfyui")
+
+
+def test_a_tool_that_reads_diffusers_names_gets_them(tmp_path: Path) -> None:
+    erasure = erased(tiny_flux(), "full")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        file = export({erasure: 0.5}, tmp_path / "half.safetensors", tool="comfyui")
+    weights = load_file(file)
+    assert weights.keys() == erasure.weights.keys()
+    for key, value in weights.items():
+        factor = 0.5 if key.endswith("lora_B.weight") else 1.0
+        assert torch.equal(value, factor * erasure.weights[key])
+    assert type(tiny_flux()).lora_state_dict(str(file)).keys() == weights.keys()
 
 
 def test_kohyas_file_comes_back_as_it_went(tmp_path: Path) -> None:

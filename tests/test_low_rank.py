@@ -7,7 +7,7 @@ import torch
 from controls import must_fail
 from torch import Tensor
 
-from diffusers_esd.low_rank import factorised, summed, truncated
+from diffusers_esd.low_rank import factorised, share, summed, truncated
 
 
 def random_layer(rank: int, seed: int, kernel: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
@@ -64,3 +64,17 @@ def test_a_difference_of_weights_is_a_product(shape: tuple[int, ...]) -> None:
     a, b = factorised(delta)
     assert a.shape[1:] == delta.shape[1:]
     torch.testing.assert_close(product((a, b)).view_as(delta), delta, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", [(), (3, 3)])
+def test_the_share_of_some_layers_in_the_squared_norm(kernel: tuple[int, ...]) -> None:
+    layers = {"x": random_layer(2, 0, kernel), "y": random_layer(3, 1), "z": random_layer(4, 2)}
+    squares = {name: product(layer).square().sum().item() for name, layer in layers.items()}
+    assert share(layers, ["x", "z"]) == pytest.approx((squares["x"] + squares["z"]) / sum(squares.values()))
+    assert share(layers, []) == 0
+    assert share(layers, list(layers)) == pytest.approx(1)
+    a, b = layers["x"]
+    assert share({"x": (a, torch.zeros_like(b))}, ["x"]) == 0, "an erasure of zeros"
+    with must_fail("the product of the norms of A and B is only a bound"):
+        bounds = {name: (b.norm() * a.norm()).square().item() for name, (a, b) in layers.items()}
+        assert share(layers, ["x"]) == pytest.approx(bounds["x"] / sum(bounds.values()), rel=0.01)

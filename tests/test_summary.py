@@ -28,6 +28,7 @@ def test_the_rows_of_a_training(erasure: Erasure) -> None:
     full = with_provenance(
         erasure,
         concepts=("a cat", "a dog", "a bus"),
+        base_quantization="bitsandbytes nf4",
         left_out={"the concept is too faint there": ("conv_in", "conv_out"), "it lets too much through": ("x",)},
         alignments={"a cat": -0.4, "a dog": -0.6, "a bus": None},
         preserved={"prompts": 500, "moments": 400, "loss": 100, "words": 50, "vocabulary": 27101},
@@ -40,6 +41,7 @@ def test_the_rows_of_a_training(erasure: Erasure) -> None:
     expected = {
         "concept": "a cat, a dog, a bus",
         "group": "esd-x: the cross-attentions' keys and values",
+        "base model": f"{full.provenance.base_model}, quantised: bitsandbytes nf4",
         "layers": f"{len(full.layers())}, rank 2",
         "layers left out": "2: the concept is too faint there; 1: it lets too much through",
         "negative guidance": "eta = 1",

@@ -23,7 +23,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from emoji_sd import WEIGHTS
-from emoji_sd.train_diffusion import LENGTH
+from emoji_sd.text import LENGTH
 from peft import LoraConfig
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel

@@ -1,11 +1,13 @@
 """Pipelines to measure: the small model, and random weights of the published sizes, which need no download.
 
 The text encoders of the random ones have the published width of their output and two layers: prompts are encoded before
-the first update, so what is inside does not count.
+the first update, so what is inside does not count for its time. Where memory is measured they are whole.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -36,13 +38,20 @@ NAMES = tuple(SIZES)
 _TOKENS = 77
 
 
-def pipeline(name: str, device: str, dtype: torch.dtype) -> DiffusionPipeline:
-    """A pipeline without autoencoder, except that of the small model."""
+def pipeline(name: str, device: str, dtype: torch.dtype, *, whole_text_encoders: bool = False) -> DiffusionPipeline:
+    """A pipeline without autoencoder, except that of the small model.
+
+    Args:
+        name: Name in `NAMES`.
+        device: Where its random weights are made, so that they are never in the CPU's memory as well.
+        dtype: Their type.
+        whole_text_encoders: Whether the text encoders have the published number of layers and of tokens.
+    """
     if name == "emoji_sd":
         return load(dtype).to(device)
     torch.manual_seed(0)
-    with torch.device(device):
-        networks = {"SD 1.4": _sd, "SDXL": _sdxl, "Flux.1 dev": _flux}[name]()
+    with torch.device(device), _default(dtype):
+        networks = {"SD 1.4": _sd, "SDXL": _sdxl, "Flux.1 dev": _flux}[name](whole_text_encoders)
         denoiser = _denoiser(name, device, dtype)
     for network in networks.values():
         if isinstance(network, torch.nn.Module):
@@ -57,13 +66,19 @@ _KINDS: dict[str, Any] = {
 }
 
 
-def _denoiser(name: str, device: str, dtype: torch.dtype) -> dict[str, Any]:
+@contextmanager
+def _default(dtype: torch.dtype) -> Iterator[None]:
+    """Weights made in this type: those of the largest model would not fit in float32."""
     default = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)  # float32 weights of the largest would not fit
+    torch.set_default_dtype(dtype)
     try:
-        model = MODELS[name].build(device, dtype)
+        yield
     finally:
         torch.set_default_dtype(default)
+
+
+def _denoiser(name: str, device: str, dtype: torch.dtype) -> dict[str, Any]:
+    model = MODELS[name].build(device, dtype)
     return {"transformer" if name == "Flux.1 dev" else "unet": model}
 
 
@@ -71,20 +86,22 @@ def _tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(WEIGHTS / "tokenizer", model_max_length=_TOKENS)
 
 
-def _clip(width: int, kind: Any = CLIPTextModel) -> Any:
+def _clip(width: int, kind: Any = CLIPTextModel, *, layers: int | None) -> Any:
+    """A CLIP with the published number of layers and tokens; with `None`, two layers and the small model's tokens."""
     tokens = _tokenizer()
     ids = {f"{name}_token_id": getattr(tokens, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-    sizes = {"hidden_size": width, "intermediate_size": 4 * width, "projection_dim": width, "num_hidden_layers": 2}
-    return kind(CLIPTextConfig(vocab_size=len(tokens), max_position_embeddings=_TOKENS, **sizes, **ids))
+    sizes = {"hidden_size": width, "intermediate_size": 4 * width, "projection_dim": width}
+    sizes |= {"num_hidden_layers": layers or 2, "vocab_size": len(tokens) if layers is None else 49408}
+    return kind(CLIPTextConfig(max_position_embeddings=_TOKENS, **sizes, **ids))
 
 
 def _ddim() -> DDIMScheduler:
     return DDIMScheduler.from_pretrained(WEIGHTS / "scheduler")
 
 
-def _sd() -> dict[str, Any]:
+def _sd(is_whole: bool) -> dict[str, Any]:
     return {
-        "text_encoder": _clip(768),
+        "text_encoder": _clip(768, layers=12 if is_whole else None),
         "tokenizer": _tokenizer(),
         "scheduler": _ddim(),
         "safety_checker": None,
@@ -93,22 +110,25 @@ def _sd() -> dict[str, Any]:
     }
 
 
-def _sdxl() -> dict[str, Any]:
+def _sdxl(is_whole: bool) -> dict[str, Any]:
     return {
-        "text_encoder": _clip(768),
-        "text_encoder_2": _clip(1280, CLIPTextModelWithProjection),
+        "text_encoder": _clip(768, layers=12 if is_whole else None),
+        "text_encoder_2": _clip(1280, CLIPTextModelWithProjection, layers=32 if is_whole else None),
         "tokenizer": _tokenizer(),
         "tokenizer_2": _tokenizer(),
         "scheduler": _ddim(),
     }
 
 
-def _flux() -> dict[str, Any]:
+def _flux(is_whole: bool) -> dict[str, Any]:
     tokens = _tokenizer()
-    sizes = {"d_model": 4096, "d_kv": 64, "d_ff": 64, "num_heads": 1, "num_layers": 2}
+    sizes = {"d_ff": 64, "num_heads": 1, "num_layers": 2, "vocab_size": len(tokens)}
+    if is_whole:
+        sizes = {"d_ff": 10240, "num_heads": 64, "num_layers": 24, "vocab_size": 32128}
+    t5 = T5Config(d_model=4096, d_kv=64, feed_forward_proj="gated-gelu", **sizes)
     return {
-        "text_encoder": _clip(768),
-        "text_encoder_2": T5EncoderModel(T5Config(vocab_size=len(tokens), feed_forward_proj="gated-gelu", **sizes)),
+        "text_encoder": _clip(768, layers=12 if is_whole else None),
+        "text_encoder_2": T5EncoderModel(t5),
         "tokenizer": tokens,
         "tokenizer_2": tokens,
         "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),

@@ -79,7 +79,7 @@ def cost(
     if on_gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    before, times = 0 if on_gpu else _resident(), [time.monotonic()]
+    before, times = 0 if on_gpu else resident(), [time.monotonic()]
 
     def tick() -> None:
         if on_gpu:
@@ -117,7 +117,8 @@ def _ours(
     return sum(whole.evaluations.values()) / _WHOLE, note
 
 
-def _resident() -> int:
+def resident() -> int:
+    """Bytes of memory that this process has."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
 

@@ -22,16 +22,20 @@ Batch = tuple[torch.Tensor, ...]
 Loss = Callable[..., torch.Tensor]
 
 
-def arguments(description: str | None, job: Job, argv: Sequence[str] | None = None) -> argparse.Namespace:
+def arguments(
+    description: str | None, job: Job, argv: Sequence[str] | None = None, output: Path | None = None
+) -> argparse.Namespace:
     """The options of a training script. Those that are not given are the preset's; `preset` is the `Preset` itself.
 
     Args:
         description: What the script does.
         job: What it trains.
         argv: The command line, if it is not the process's own.
+        output: Folder of the finished weights; `None` means the preset's.
     """
     first = argparse.ArgumentParser(add_help=False)
-    first.add_argument("--preset", choices=PRESETS, default="small", help="words and sizes of the model")
+    presets = [name for name, preset in PRESETS.items() if job in preset.trainings]
+    first.add_argument("--preset", choices=presets, default="small", help="words and sizes of the model")
     preset = PRESETS[first.parse_known_args(argv)[0].preset]
     training = preset.trainings[job]
     parser = argparse.ArgumentParser(description=description, parents=[first])
@@ -42,7 +46,7 @@ def arguments(description: str | None, job: Job, argv: Sequence[str] | None = No
     parser.add_argument("--augmentations", type=int, default=preset.augmentations, help="images per drawing")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, default=preset.cache, help="folder of the data and the checkpoints")
-    parser.add_argument("--output", type=Path, default=preset.weights, help="folder of the finished weights")
+    parser.add_argument("--output", type=Path, default=output or preset.weights, help="folder of the finished weights")
     options = parser.parse_args(argv)
     options.preset = preset
     return options

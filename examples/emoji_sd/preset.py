@@ -17,7 +17,7 @@ from .vocabulary_large import LARGE_VOCABULARY
 CACHE = Path(__file__).parents[2] / ".cache" / "emoji_sd"
 
 PresetName = Literal["small", "large"]
-Job = Literal["autoencoder", "diffusion", "judge"]
+Job = Literal["autoencoder", "diffusion", "transformer", "judge"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Preset:
         weights: Folder of the finished weights.
         cache: Folder of the drawings, the training images and the checkpoints.
         augmentations: Training images per drawing.
-        trainings: How each network is trained.
+        trainings: How each network is trained. The `transformer` is that of `joint.py`, which only `small` has.
         caption_weights: How often an image carries each of its captions, in the order of `Vocabulary.captions`.
         tokens: Tokens that the tokenizer may learn.
         text_width: Width of the text encoder, a multiple of 32.
@@ -97,6 +97,7 @@ SMALL = Preset(
     trainings={
         "autoencoder": Training(4500, 16, 2e-3),
         "diffusion": Training(6000, 40, 1.2e-3),
+        "transformer": Training(9000, 160, 1e-3),
         "judge": Training(1200, 64, 2e-3),
     },
     caption_weights=(0.40, 0.14, 0.08, 0.08, 0.10, 0.075, 0.125),

@@ -65,7 +65,7 @@ def draw(
                 generator=generators,
                 output_type="pt",
             )
-            pictures.append(output.images * 2 - 1)
+            pictures.append(output.images.cpu() * 2 - 1)
     finally:
         pipe.set_progress_bar_config(disable=False)
     return torch.cat(pictures)

@@ -13,7 +13,7 @@ from diffusers_esd.config import Group
 _COMMON: dict[str, Any] = {"num_inference_steps": 25, "batch_size": 4, "learning_rate": 1e-3}
 
 
-def settings(group: Group, *, style: bool = False, anchor: bool = False) -> dict[str, Any]:
+def settings(group: Group | str, *, style: bool = False, anchor: bool = False) -> dict[str, Any]:
     """Fields of `ESDConfig` for this model.
 
     Training stops at an alignment, which is lower for `esd-u`, and lowest for a style. `esd-u`, which a loss holds

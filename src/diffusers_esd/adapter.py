@@ -1,9 +1,8 @@
 """The adapter on a denoiser: attach, switch off for the teacher, read and load weights.
 
-PEFT is used in this file and in `denoiser.py`, nowhere else.
-
 The teacher is the denoiser with *our* adapter off; the user's active adapters stay on in both. Switching uses a list of
-layers that is collected once: that takes microseconds, while a walk over the model takes tens of milliseconds.
+layers that is collected once: that takes microseconds, while a walk over the model takes tens of milliseconds. PEFT is
+used in this file and in `denoiser.py`, nowhere else.
 """
 
 from __future__ import annotations
@@ -22,9 +21,10 @@ from .denoiser import Denoiser, Snapshot, adapter_names, check_present, tuner_la
 from .groups import Selection
 from .modes import evaluation
 from .portable import check_fit
+from .quantization import is_in_float8
 from .streams import stream
 
-_FILTERING = threading.Lock()
+_FILTERING = threading.Lock()  # Python's warning filters are shared by all threads
 
 
 class Adapter:
@@ -173,11 +173,15 @@ def load(denoiser: Denoiser, component: str, weights: Mapping[str, Tensor], name
     user = Snapshot(denoiser)
     try:
         with _quiet():
-            # On the meta device PEFT does not draw random numbers.
             denoiser.load_lora_adapter(dict(weights), prefix=component, adapter_name=name, low_cpu_mem_usage=True)
     except BaseException:
         _delete(denoiser, name, user)
         raise
+    if is_in_float8(denoiser):  # PEFT has cast A and B to it
+        for key, weight in weights.items():
+            own = key.removeprefix(f"{component}.").removesuffix("weight")
+            parameter = denoiser.get_parameter(f"{own}{name}.weight")
+            parameter.data = weight.to(parameter.device)
     user.restore(adding=[name])
     _set_scales(denoiser, {name: scale})
 
@@ -239,9 +243,8 @@ def _delete(denoiser: Denoiser, name: str, user: Snapshot) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence PEFT's warnings about a second adapter, and about deleting an active one: both are intended."""
-    # Python's warning filters are shared by all threads.
+    """Silence PEFT's warnings about a second adapter and about deleting an active one, both intended, and merging."""
+    known = "Already found a `peft_config`|Adapter .* was active which is now deleted|TorchaoLoraLinear was inst"
     with _FILTERING, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Already found a `peft_config`")
-        warnings.filterwarnings("ignore", "Adapter .* was active which is now deleted")
+        warnings.filterwarnings("ignore", known)
         yield

@@ -32,7 +32,8 @@ class ESDConfig:
             is a regular expression that matches the whole name of a layer, such as `".*attn1.*"`.
         eta: Strength of the negative guidance, `eta` in Eq. 7; 0 or more, usually 1 to 3. The authors' later scripts
             call `eta + 1` the negative guidance.
-        guidance_scale: Classifier-free guidance of the trajectories that training states come from, usually 3.
+        guidance_scale: Classifier-free guidance of the trajectories that training states come from, usually 3. Where
+            the denoiser takes the guidance as an input, every prediction has it: give the one of your images.
         num_inference_steps: Denoising steps of a trajectory. Training uses exactly their timesteps.
         iterations: Optimiser updates.
         batch_size: Training states in one forward pass of the student.

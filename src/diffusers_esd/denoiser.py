@@ -19,6 +19,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from .names import check_new_name
+from .quantization import untrainable
 
 Denoiser = Any
 """A diffusers model that takes adapters: an `nn.Module` with `ModelMixin` and `PeftAdapterMixin`."""
@@ -105,7 +106,8 @@ def check_denoiser(denoiser: Denoiser) -> None:
 
     Raises:
         ValueError: If a LoRA is fused or switched off, projections are fused, an IP-Adapter is loaded, or weights are
-            quantised, in float8, created in `torch.inference_mode` or not in memory. The message says what to call.
+            quantised in a way that training does not support, created in `torch.inference_mode` or not in memory. The
+            message says what to call.
     """
     for problem, remedy in _problems(denoiser):
         if problem:
@@ -131,20 +133,11 @@ def _problems(denoiser: Denoiser) -> Iterator[tuple[bool, str]]:
         "pipe.unfuse_qkv_projections() first.",
     )
     yield (
-        any(p.dtype in (torch.float8_e4m3fn, torch.float8_e5m2) for p in parameters),
-        "The denoiser's weights are stored in float8 (layerwise casting), in which an adapter cannot train. Load the "
-        "pipeline in float16, bfloat16 or float32 instead.",
-    )
-    yield (
         any(p.is_inference() for p in parameters),
         "The denoiser's weights were created inside torch.inference_mode(), so gradients cannot pass through them. "
         "Load the pipeline outside of it; erasing and drawing inside are fine.",
     )
-    yield (
-        getattr(denoiser, "hf_quantizer", None) is not None,
-        "The denoiser is quantised. Load the pipeline without quantization_config, in float16 or bfloat16; "
-        "`gradient_checkpointing`, `offload` and `batch_size` save memory.",
-    )
+    yield bool(problem := untrainable(denoiser)), problem
     yield (
         getattr(denoiser.config, "encoder_hid_dim_type", None) == "ip_image_proj",
         "The pipeline has an IP-Adapter, and training has no image to give it. Call pipe.unload_ip_adapter() first.",

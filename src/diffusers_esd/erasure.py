@@ -15,6 +15,7 @@ from torch import Tensor
 
 from . import adapter, hub, publication
 from .arguments import check_scale
+from .base_model import warn_of_other_base
 from .check import Check, check
 from .config import ESDConfig
 from .denoiser import check_denoiser, check_name, find_denoiser
@@ -225,7 +226,7 @@ class Erasure:
             ValueError: If the scale is not finite, the name cannot be used, or the weights do not fit the pipeline.
 
         Warns:
-            UserWarning: If the scale is negative.
+            UserWarning: If the scale is negative, or the pipeline is another fine-tune.
         """
         scale = check_scale("scale", scale)
         name = self.name if name is None else name
@@ -233,6 +234,7 @@ class Erasure:
         check_denoiser(denoiser)
         check_name(denoiser, name)
         adapter.load(denoiser, self.provenance.component, dict(self.weights), name, scale)
+        warn_of_other_base(self.name, self.provenance, pipe, denoiser)
 
     def remove(self, pipe: DiffusionPipeline, name: str | None = None) -> None:
         """Remove from a pipeline; other adapters stay as they are.

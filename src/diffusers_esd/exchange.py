@@ -1,7 +1,7 @@
-"""Files of other tools: export with kohya's names, import of such files and of full weights.
+"""Files of other tools: export with their names, import of kohya's files and of full weights.
 
-`kohya` knows the names. Full weights, which the authors' scripts save, become an adapter by a singular value
-decomposition of their difference from the base weights.
+`kohya` and `original` know the names, `tools` what each tool reads. Full weights, which the authors' scripts save,
+become an adapter by a singular value decomposition of their difference from the base weights.
 """
 
 from __future__ import annotations
@@ -22,25 +22,29 @@ from .families import Family, family_for
 from .files import HEADER_KEY, WEIGHTS_NAME, read_header, read_safetensors, write_safetensors
 from .groups import names_pattern
 from .kohya import PREFIX, from_kohya, to_kohya
-from .low_rank import Layers, factorised, truncated
+from .low_rank import Layers, factorised, share, truncated
 from .names import check_adapter_name
+from .original import to_original
 from .portable import check_fit, to_portable
 from .provenance import Provenance, package_versions
+from .quantization import check_full_weights, quantization
 from .stacks.merge import merge
 from .stacks.sources import Sources
+from .tools import TITLES, File, Tool, check_tool, file_for, loaded_layers
 
 # In kohya's names, no reader in diffusers knows these layers.
 _UNMAPPED = ("add_embedding",)
 
 
-def export(erasures: Sources, path: str | os.PathLike[str], *, kind: str = "kohya") -> Path:
+def export(erasures: Sources, path: str | os.PathLike[str], *, tool: Tool | None = None) -> Path:
     """Write one or several erasures as a file for another tool. Several are merged exactly first.
 
     Args:
-        erasures: One source, a list of sources (scale 1), or a mapping of sources to scales, all of one U-Net. A source
-            is an `Erasure`, its folder or file, its Hub id (`user/name` or `user/name@revision`), or a recipe.
+        erasures: One source, a list of sources (scale 1), or a mapping of sources to scales, all of one kind of model.
+            A source is an `Erasure`, its folder or file, its Hub id (`user/name` or `user/name@revision`), or a recipe.
         path: The file, `.safetensors`. It appears whole or not at all.
-        kind: `"kohya"`: the names that ComfyUI, Forge, A1111 and sd-scripts read.
+        tool: The tool that will read it: `"comfyui"`, `"forge"`, `"a1111"`, `"invokeai"` or `"stable-diffusion.cpp"`.
+            `None` means any: kohya's names for a U-Net, the names of the model's own code for Wan.
 
     Returns:
         The path.
@@ -48,31 +52,59 @@ def export(erasures: Sources, path: str | os.PathLike[str], *, kind: str = "kohy
     Raises:
         TypeError: If a scale is not a number.
         FileNotFoundError: If there is no erasure at a path or Hub id.
-        ValueError: If the kind or the suffix is unknown, there is no source, a scale is not finite, the erasures do not
-            fit together, or kohya's names do not cover the denoiser.
+        ValueError: If the tool or the suffix is unknown, there is no source, a scale is not finite, the erasures do not
+            fit together, or the tool does not read erasures of their family.
         FileExistsError: If the file is an erasure's own.
 
     Warns:
-        UserWarning: If diffusers itself would not load some of the layers from this file, the erasures were trained on
-            different models of the same architecture, or a scale is negative.
+        UserWarning: If the tool, or without one diffusers itself, would not load some of the layers from this file, the
+            erasures were trained on different models of the same architecture, or a scale is negative.
     """
-    if kind != "kohya":
-        raise ValueError(f"`kind` must be 'kohya', got {kind!r}.")
+    if tool is not None:
+        check_tool(tool)
     check_export(path)
     erasure = merge(erasures)
-    component, layers = erasure.provenance.component, erasure.layers()
-    if component != "unet":
+    file = _checked_file(erasure, tool)
+    layers = erasure.layers()
+    if file == "erasure":
+        weights = dict(erasure.weights)
+    elif file == "original":
+        weights = to_original(layers)
+    else:
+        weights = to_kohya(layers)
+        unmapped = [layer for layer in layers if layer.startswith(_UNMAPPED)]
+        if unmapped and tool is None:
+            warn_user(
+                f"diffusers does not load {', '.join(unmapped)} from a file with kohya's names; use the erasure's own "
+                "file in diffusers."
+            )
+    return write_safetensors(Path(path), weights, {"format": "pt", "ss_output_name": erasure.name})
+
+
+def _checked_file(erasure: Erasure, tool: Tool | None) -> File:
+    """The file that a tool reads, with a warning that names the layers that it will not find there."""
+    component, family, layers = erasure.provenance.component, erasure.provenance.family, erasure.layers()
+    if tool is None:
+        if component != "unet" and family != "Wan":
+            raise ValueError(
+                f"{erasure.name} is an erasure of a {component}; kohya's names exist for a U-Net only. Tools that read "
+                "diffusers' names can load the erasure's own file. Name the tool for a file that it reads."
+            )
+        return "kohya" if component == "unet" else "original"
+    file = file_for(tool, family)
+    loaded = loaded_layers(tool, family, file, layers)
+    missing = [layer for layer in layers if layer not in loaded]
+    if len(missing) == len(layers):
         raise ValueError(
-            f"{erasure.name} is an erasure of a {component}; kohya's names exist for a U-Net only. Tools that read "
-            "diffusers' names can load the erasure's own file."
+            f"{TITLES[tool]} finds none of the {len(layers)} layers of {erasure.name}, such as {missing[0]}."
         )
-    unmapped = [layer for layer in layers if layer.startswith(_UNMAPPED)]
-    if unmapped:
+    if missing:
         warn_user(
-            f"diffusers does not load {', '.join(unmapped)} from a file with kohya's names; use the erasure's own file "
-            "in diffusers."
+            f"{TITLES[tool]} does not find {len(missing)} of the {len(layers)} layers of {erasure.name}, with "
+            f"{share(layers, missing):.2%} of its squared norm: {', '.join(missing[:5])}"
+            f"{', ...' if len(missing) > 5 else ''}."
         )
-    return write_safetensors(Path(path), to_kohya(layers), {"format": "pt", "ss_output_name": erasure.name})
+    return file
 
 
 def check_export(path: str | os.PathLike[str]) -> None:
@@ -154,6 +186,7 @@ def import_erasure(
         concepts=(concept,),
         base_model=model_name(pipe),
         base_fingerprint=fingerprint(family.denoiser),
+        base_quantization=quantization(family.denoiser),
         family=type(family).__name__,
         component=component,
         pattern=names_pattern(layers),
@@ -195,6 +228,9 @@ def _from_full_weights(weights: Mapping[str, Tensor], family: Family) -> tuple[L
         ValueError: If a key or a shape is not the denoiser's, or the base weights cannot be compared.
     """
     check_denoiser(family.denoiser)
+    check_full_weights(
+        family.denoiser, "the import of full weights", "What is imported can be applied to a quantised pipeline."
+    )
     names = set(base_layers(family.denoiser))
     base = base_weights(family.denoiser)
     layers: dict[str, tuple[Tensor, Tensor]] = {}

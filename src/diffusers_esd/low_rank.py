@@ -1,4 +1,4 @@
-"""Algebra of LoRA layers: the sum of several, and the best approximation of lower rank.
+"""Algebra of LoRA layers: the sum of several, the best approximation of lower rank, and the norm of some of them.
 
 A LoRA layer adds the product B A to a weight, and several layers add the sum of their products. (The product of the
 sums of A and B is something else.) So a sum is a concatenation: [B1 B2] [A1; A2] = B1 A1 + B2 A2.
@@ -6,7 +6,7 @@ sums of A and B is something else.) So a sum is a concatenation: [B1 B2] [A1; A2
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -70,3 +70,20 @@ def factorised(delta: Tensor) -> tuple[Tensor, Tensor]:
     """A and B of full rank whose product is the difference of two weights, (out, d, ...)."""
     u, s, v = torch.linalg.svd(delta.flatten(1), full_matrices=False)
     return v.reshape(-1, *delta.shape[1:]), (u * s).reshape(*u.shape, *[1] * (delta.dim() - 2))
+
+
+def share(layers: Layers, names: Collection[str]) -> float:
+    """How much of the squared Frobenius norm of all products is in some of the layers, 0 to 1.
+
+    ||B A||^2 = tr(A' B' B A) = <B' B, A A'>, so the product is not computed.
+
+    Args:
+        layers: All layers.
+        names: Some of their names.
+    """
+    norms = {}
+    for layer, (a, b) in layers.items():
+        a, b = a.flatten(1).double(), b.flatten(1).double()
+        norms[layer] = ((b.T @ b) * (a @ a.T)).sum().item()
+    total = sum(norms.values())
+    return sum(norms[name] for name in names) / total if total else 0.0

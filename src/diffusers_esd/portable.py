@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .denoiser import Component, Denoiser, base_layer
 from .low_rank import Layers
+from .quantization import weight_shape
 
 
 def to_portable(layers: Layers, component: str, rank: int) -> dict[str, Tensor]:
@@ -89,15 +90,15 @@ def check_fit(denoiser: Denoiser, component: str, weights: Mapping[str, Tensor])
             raise ValueError(
                 f"The erasure was trained on another architecture: this denoiser does not have a layer {name!r}."
             )
-        weight = module.weight
-        kernel = (1,) * (weight.dim() - 2)  # of B
+        shape = weight_shape(module)
+        kernel = (1,) * len(shape[2:])  # of B
         fits = (
-            value.shape[1:] == weight.shape[1:]
+            value.shape[1:] == shape[1:]
             if side == "A"
-            else (value.shape[:1] == weight.shape[:1] and value.shape[2:] == kernel)
+            else (value.shape[:1] == shape[:1] and value.shape[2:] == kernel)
         )
         if not fits:
             raise ValueError(
                 f"The erasure was trained on another architecture: layer {name!r} has weights of shape "
-                f"{tuple(weight.shape)}, and the erasure's {side} has {tuple(value.shape)}."
+                f"{shape}, and the erasure's {side} has {tuple(value.shape)}."
             )

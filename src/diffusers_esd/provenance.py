@@ -30,6 +30,7 @@ class Provenance:
         concepts: The erased concepts.
         base_model: Hub id or local name of the pipeline's model.
         base_fingerprint: Identifies the base weights, see `base_model.fingerprint`; `""` means unknown.
+        base_quantization: How the base weights were quantised, such as `"bitsandbytes nf4"`; `""` if they were not.
         family: Class name of the family.
         component: Name of the denoiser in the pipeline, `"unet"` or `"transformer"`.
         pattern: Regular expression of the layers, as PEFT reads it.
@@ -65,6 +66,7 @@ class Provenance:
     concepts: tuple[str, ...]
     base_model: str
     base_fingerprint: str = ""
+    base_quantization: str = ""
     family: str
     component: str
     pattern: str = field(repr=False)
@@ -162,6 +164,7 @@ _READERS: dict[str, Reader] = {
     "concepts": list_of(text),
     "base_model": text,
     "base_fingerprint": _fingerprint,
+    "base_quantization": text,
     "family": text,
     "component": text,
     "pattern": text,

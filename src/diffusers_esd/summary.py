@@ -21,7 +21,8 @@ def summarise(config: ESDConfig | None, provenance: Provenance, rank: int) -> di
         provenance: Where it comes from and how its training went.
         rank: Rank in every layer.
     """
-    rows = {"concept": ", ".join(provenance.concepts), "base model": provenance.base_model}
+    quantised = f", quantised: {provenance.base_quantization}" if provenance.base_quantization else ""
+    rows = {"concept": ", ".join(provenance.concepts), "base model": provenance.base_model + quantised}
     if config is not None:
         rows["group"] = _group(config)
     rows["layers"] = f"{provenance.layers}, rank {rank}"

@@ -63,19 +63,19 @@ def test_the_stack_is_kept_with_what_is_asked_of_it(desk: Desk, visitor: str, sh
     assert desk.scales(visitor) == {"no-a-cat": 0.5, "no-a-dog": 0.3}
     assert ended(desk.merge(visitor, desk.scales(visitor), {"name": "both"})).view.state == "done"
     assert ended(desk.merge(visitor, desk.scales(visitor), {"name": "both"})).action.name == "both-2"
-    assert ended(desk.export(visitor, desk.scales(visitor), {"name": "both"})).view.file.is_file()
+    assert ended(desk.export(visitor, desk.scales(visitor), {"name": "both", "tool": "forge"})).view.file.is_file()
 
 
 def test_names_of_other_folders_are_refused(desk: Desk, visitor: str, shelf: Shelf, tmp_path: Path) -> None:
     for name in ("../../secret", str(tmp_path), "no-a-bird"):
         for ask in (desk.compare, desk.calibrate, desk.measure, desk.merge, desk.export):
             with pytest.raises(ValueError, match=r"^There is no erasure"):
-                ask(visitor, {name: 1.0}, {**COMPARISON, "name": "x"})
+                ask(visitor, {name: 1.0}, {**COMPARISON, "name": "x", "tool": "comfyui"})
         with pytest.raises(ValueError, match=r"^There is no erasure"):
             desk.rescale(visitor, name, 1.0)
     for ask in (desk.merge, desk.export):
         with pytest.raises(ValueError, match="adapter name"):
-            ask(visitor, {"no-a-cat": 1.0}, {"name": "../x/y"})
+            ask(visitor, {"no-a-cat": 1.0}, {"name": "../x/y", "tool": "comfyui"})
     other = new_visitor()
     with pytest.raises(ValueError, match=r"^There is no erasure 'no-a-cat' here; there are none yet\.$"):
         desk.compare(other, {"no-a-cat": 1.0}, COMPARISON)

@@ -124,12 +124,12 @@ def test_erase_stack_compare_export_and_load_again(app: App, browser: Browser, t
 
         page.get_by_role("tab", name="Save and share").click()
         page.get_by_label("Name").fill("mine")
-        page.get_by_role("button", name="Export for ComfyUI").click()
-        done(page, "written: mine.kohya.safetensors")
+        page.get_by_role("button", name="Export", exact=True).click()
+        done(page, "mine.comfyui.safetensors")
         with page.expect_download() as download:
-            page.get_by_role("button", name="Download mine.kohya.safetensors").click()
+            page.get_by_role("button", name="Download mine.comfyui.safetensors").click()
         download.value.save_as(tmp_path / "mine.safetensors")
-        (written,) = app.output.glob("*/exports/mine.kohya.safetensors")
+        (written,) = app.output.glob("*/exports/mine.comfyui.safetensors")
         assert (tmp_path / "mine.safetensors").read_bytes() == written.read_bytes()
 
         page.reload()

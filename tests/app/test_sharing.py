@@ -31,16 +31,18 @@ def test_a_merge_is_its_code(shelf: Shelf, jobs: Jobs, visitor: str, ended: Wait
 
 
 def test_an_export_is_its_code(shelf: Shelf, jobs: Jobs, visitor: str, ended: Wait) -> None:
-    action = Exported(shelf, {"no-a-cat": 0.5}, "mine")
+    action = Exported(shelf, {"no-a-cat": 0.5}, "mine", "comfyui")
     job = ended(jobs.start(visitor, action))
     assert job.view.state == "done", job.view
     content = job.view.file.read_bytes()
-    assert job.view.file.name == "mine.kohya.safetensors"
+    assert job.view.file.name == "mine.comfyui.safetensors"
     job.view.file.unlink()
     exec(action.code, {})
     assert job.view.file.read_bytes() == content
     with pytest.raises(ValueError, match="adapter name"):
-        Exported(shelf, {"no-a-cat": 0.5}, "../mine")
+        Exported(shelf, {"no-a-cat": 0.5}, "../mine", "comfyui")
+    with pytest.raises(ValueError, match="tool"):
+        Exported(shelf, {"no-a-cat": 0.5}, "mine", "../x")
 
 
 def test_only_a_repository_can_be_published_to(shelf: Shelf) -> None:

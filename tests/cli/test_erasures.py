@@ -57,6 +57,8 @@ def test_merge_bake_export_and_import(
     baked.set_progress_bar_config(disable=True)
     torch.testing.assert_close(latents(baked), latents(pipe), rtol=1e-3, atol=1e-3)
     assert main(["export", both, "-o", kohya]) == 0
+    assert main(["export", both, "-o", str(tmp_path / "a1111.safetensors"), "--for", "a1111"]) == 0
+    assert (tmp_path / "a1111.safetensors").read_bytes() == Path(kohya).read_bytes()
     again = str(tmp_path / "again")
     assert main(["import", kohya, model, "--concept", "a cat", "-o", again, "--device", "cpu"]) == 0
     assert Erasure.from_pretrained(again).weights.keys() == Erasure.from_pretrained(both).weights.keys()

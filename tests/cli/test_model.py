@@ -13,14 +13,17 @@ import local_hub
 import pytest
 import torch
 from controls import must_fail
+from made import made
 from safetensors.torch import save_file
+from single_file import original, separable_xl
 from tiny import tiny_pipeline
 
-from diffusers_esd.base_model import model_name
+from diffusers_esd import ESDTrainer, stack
+from diffusers_esd.base_model import fingerprint, model_name, same_weights
 from diffusers_esd.cli import main
 from diffusers_esd.cli.model import add_model, load_pipeline, load_stored_pipeline
+from diffusers_esd.families import family_for
 from diffusers_esd.files import stored_dtypes
-from diffusers_esd.kohya import sgm_names
 
 PUBLISHED = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
@@ -38,44 +41,6 @@ def weights(pipe: Any) -> dict[str, torch.Tensor]:
 
 
 # Single files.
-
-# diffusers' names of an autoencoder's layers, and Stability's own.
-_AUTOENCODER = (
-    (r"encoder\.down_blocks\.(\d)\.resnets\.(\d)", r"encoder.down.\1.block.\2"),
-    (r"encoder\.down_blocks\.(\d)\.downsamplers\.0", r"encoder.down.\1.downsample"),
-    (r"decoder\.up_blocks\.0\.resnets\.(\d)", r"decoder.up.1.block.\1"),
-    (r"decoder\.up_blocks\.1\.resnets\.(\d)", r"decoder.up.0.block.\1"),
-    (r"decoder\.up_blocks\.0\.upsamplers\.0", "decoder.up.1.upsample"),
-    (r"mid_block\.resnets\.0", "mid.block_1"),
-    (r"mid_block\.resnets\.1", "mid.block_2"),
-    (r"mid_block\.attentions\.0\.group_norm", "mid.attn_1.norm"),
-    (r"mid_block\.attentions\.0\.to_([qkv])", r"mid.attn_1.\1"),
-    (r"mid_block\.attentions\.0\.to_out\.0", "mid.attn_1.proj_out"),
-    (r"conv_shortcut", "nin_shortcut"),
-    (r"conv_norm_out", "norm_out"),
-)
-
-
-def original(pipe: Any) -> dict[str, torch.Tensor]:
-    """The weights of a Stable Diffusion 1 under the names of Stability's own code, as a single file has them."""
-    unet = pipe.unet.state_dict()
-    names = {**sgm_names({key.rpartition(".")[0]: None for key in unet}), "conv_norm_out": "out.0"}
-    file: dict[str, torch.Tensor] = {}
-    for key, value in unet.items():
-        layer, _, kind = key.rpartition(".")
-        name = names[layer]
-        if ".resnets." in layer:
-            name = name.replace(".norm1", ".in_layers.0").replace(".norm2", ".out_layers.0")
-        file[f"model.diffusion_model.{name}.{kind}"] = value
-    for key, value in pipe.vae.state_dict().items():
-        name = key
-        for pattern, other in _AUTOENCODER:
-            name = re.sub(pattern, other, name)
-        is_matrix = re.search(r"attn_1\.(q|k|v|proj_out)\.weight", name)
-        file[f"first_stage_model.{name}"] = value[:, :, None, None] if is_matrix else value
-    for key, value in pipe.text_encoder.state_dict().items():
-        file[f"cond_stage_model.transformer.text_model.{key.removeprefix('text_model.')}"] = value
-    return {key: value.clone().contiguous() for key, value in file.items()}
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +62,72 @@ def test_a_single_file_is_loaded_with_the_settings_of_a_folder(single: Path, mod
     assert {value.dtype for value in weights(load_pipeline(call)).values() if value.is_floating_point()} == {
         torch.float32
     }
+
+
+@pytest.fixture(scope="module")
+def xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a Stable Diffusion XL."""
+    folder = tmp_path_factory.mktemp("xl")
+    separable_xl().save_pretrained(folder)
+    return folder
+
+
+def fine_tune(folder: Path, *marks: str) -> Path:
+    """A fine-tune of it in a single file, with marks as NoobAI's has them."""
+    pipe, generator = separable_xl(), torch.Generator().manual_seed(0)
+    for weight in pipe.unet.parameters():
+        weight.data *= 1 + 0.05 * torch.randn(weight.shape, generator=generator)
+    save_file({**original(pipe), **{mark: torch.empty(0) for mark in marks}}, folder / "fine-tune.safetensors")
+    return folder / "fine-tune.safetensors"
+
+
+def test_a_fine_tune_is_loaded_as_the_model_it_was_made_of(xl: Path, tmp_path: Path) -> None:
+    file = fine_tune(tmp_path)
+    pipe = load_pipeline(options(str(file), "--model-config", str(xl)))
+    assert type(pipe) is diffusers.StableDiffusionXLPipeline
+    assert type(family_for(pipe)).__name__ == "StableDiffusionXL"
+    assert pipe.scheduler.config.prediction_type == "epsilon"
+    base = separable_xl()
+    for part in ("vae", "text_encoder", "text_encoder_2"):
+        expected = getattr(base, part).state_dict()
+        assert all(torch.equal(value, expected[key]) for key, value in getattr(pipe, part).state_dict().items())
+    with must_fail("the denoiser is another"):
+        assert same_weights(fingerprint(pipe.unet), fingerprint(base.unet))
+    erasure = made(base, "a cat")
+    message = (
+        "no-a-cat was trained on StableDiffusionXLPipeline, and this pipeline is fine-tune.safetensors. Its effect "
+    )
+    with pytest.warns(
+        UserWarning, match=f"^{re.escape(message)}here is not measured; compare the images, or call `che"
+    ):
+        assert stack(pipe, erasure) == {"no-a-cat": 1.0}
+
+
+def test_marks_in_a_file_say_that_a_fine_tune_predicts_v(xl: Path, tmp_path: Path) -> None:
+    def settings(*marks: str, config: Path = xl) -> tuple[Any, ...]:
+        scheduler = load_pipeline(options(str(fine_tune(tmp_path, *marks)), "--model-config", str(config))).scheduler
+        names = ("prediction_type", "rescale_betas_zero_snr", "timestep_spacing", "beta_schedule")
+        return type(scheduler).__name__, *(scheduler.config[name] for name in names)
+
+    kind = "EulerDiscreteScheduler"
+    assert settings() == (kind, "epsilon", False, "leading", "scaled_linear")
+    assert settings("v_pred") == (kind, "v_prediction", False, "leading", "scaled_linear")
+    assert settings("v_pred", "ztsnr") == (kind, "v_prediction", True, "trailing", "scaled_linear")
+    assert settings("ztsnr") == settings(), "it says something about a model that predicts v"
+    own = separable_xl()
+    own.scheduler = diffusers.DDIMScheduler.from_config(own.scheduler.config, prediction_type="v_prediction")
+    own.save_pretrained(tmp_path / "own")
+    assert settings("v_pred", "ztsnr", config=tmp_path / "own") == (
+        "DDIMScheduler", "v_prediction", False, "leading", "scaled_linear",
+    ), "a scheduler that predicts v is kept"  # fmt: skip
+
+
+def test_a_fine_tune_that_predicts_v_is_trained(xl: Path, tmp_path: Path) -> None:
+    call = options(str(fine_tune(tmp_path, "v_pred", "ztsnr")), "--model-config", str(xl))
+    trainer = ESDTrainer(load_pipeline(call), group="esd-x", iterations=2, num_inference_steps=3, preserve=())
+    schedule = trainer.family.schedule(3, (1, 4, 8, 8), 1.0)
+    assert (schedule.prediction_type, schedule.alphas[0].item()) == ("v_prediction", 0.0), "it starts from noise alone"
+    assert trainer.erase("a cat").provenance.complete
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +153,8 @@ def answers(
     code = f"""
 import argparse, os
 os.environ["HF_HUB_OFFLINE"] = "{int(offline)}"
-from diffusers_esd.base_model import model_name
+from diffusers_esd import ESDTrainer, stack
+from diffusers_esd.base_model import fingerprint, model_name, same_weights
 from diffusers_esd.cli import main
 from diffusers_esd.cli.model import add_model, load_stored_pipeline
 for call in {calls!r}:

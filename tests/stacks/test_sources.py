@@ -125,7 +125,7 @@ def test_weights_decide_whether_the_model_is_the_same_and_without_them_its_name(
     with pytest.warns(UserWarning, match=pattern) as caught:
         stack(tiny_pipeline(seed=1), {cat: 1.0})
     assert [warning.filename for warning in caught] == [__file__], "it points to the caller's line"
-    pattern = "^no-a-dog was trained on StableDiffusionPipeline, and this pipeline is someone/copy. If one is a fine-tu"
+    pattern = "^no-a-dog was trained on StableDiffusionPipeline, and this pipeline is someone/copy. Its effect here is"
     with pytest.warns(UserWarning, match=pattern):
         stack(renamed, {nameless: 1.0})
 

@@ -51,14 +51,12 @@ def events_of(pipe: Any, **options: Any) -> tuple[list[str], Counter[str]]:
 
 @pytest.mark.parametrize("kind", BUILDERS)
 @pytest.mark.parametrize("group", ["esd-x", "esd-u", "full"])
-def test_all_encoding_comes_first_and_each_prompt_once_but_those_of_the_iterations(kind: str, group: str) -> None:
+def test_all_encoding_comes_first_and_each_prompt_once(kind: str, group: str) -> None:
     events, prompts = events_of(BUILDERS[kind](), group=group)
     first = events.index("denoiser")
     assert "text" in events[:first]
     assert "text" not in events[first:]
-    # Those of the iterations are encoded again, in the batches of a resumed training.
-    assert max(prompts.values()) <= 2, prompts.most_common(3)
-    assert sum(count == 2 for count in prompts.values()) <= SMALL.loss_prompts + 2, "the concept and the empty prompt"
+    assert set(prompts.values()) == {1}, prompts.most_common(3)
 
 
 def test_offload_takes_the_text_encoders_away_before_the_first_evaluation() -> None:

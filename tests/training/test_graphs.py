@@ -8,6 +8,7 @@ import pytest
 import torch
 from controls import must_fail
 from diffusers import DiffusionPipeline
+from quantised import QUANTISED
 from tiny import not_captured, tiny_pipeline
 from torch import Tensor
 from torch.nn.functional import mse_loss
@@ -15,8 +16,9 @@ from torch.nn.functional import mse_loss
 from diffusers_esd import Erasure, ESDConfig, ESDTrainer, Limits
 from diffusers_esd.adapter import Adapter, read_weights
 from diffusers_esd.families import family_for
+from diffusers_esd.run import RunConfig
 from diffusers_esd.training.encoding import Encoded
-from diffusers_esd.training.graphs import Buffered, Graphs
+from diffusers_esd.training.graphs import Buffered, Graphs, obstacle
 from diffusers_esd.training.networks import Networks
 from diffusers_esd.training.prompts import choose
 from diffusers_esd.training.state import new_state
@@ -128,6 +130,14 @@ def test_a_failure_ends_capturing_with_a_warning(caplog: pytest.LogCaptureFixtur
     graphs.give_up("Tried to allocate 2 GiB.\nSee the documentation.")
     assert graphs.obstacle == "capturing failed: Tried to allocate 2 GiB."
     assert "which takes longer: capturing failed: Tried to allocate 2 GiB." in caplog.text
+
+
+def test_quantised_weights_are_an_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    family = family_for(QUANTISED["GGUF Q8_0"]())
+    monkeypatch.setattr(type(family), "device", torch.device("cuda"))
+    expected = "the denoiser is quantised (GGUF Q8_0), and it is not known whether its layers can be captured"
+    assert obstacle(family, RunConfig()) == expected
+    assert obstacle(family_for(tiny_pipeline()), RunConfig()) == ""
 
 
 # On a GPU.

@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 import torch
 from controls import must_fail
+from tiny_language import tiny_wan
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from diffusers_esd import Limits
-from diffusers_esd.training.moments import Inputs, cross_fitted, directions, root
+from diffusers_esd.families import Wan
+from diffusers_esd.training.encoding import Encoded
+from diffusers_esd.training.moments import Inputs, cross_fitted, directions, root, text_inputs
 
 
 def moment(rows: Tensor) -> Tensor:
@@ -132,3 +135,18 @@ def test_two_samples_of_one_distribution_are_told_apart_only_by_those_they_were_
     if d >= n:
         with must_fail("on what it was fitted to a wide layer seems to tell them apart"):
             assert fitted.leak(rows) > 0.5
+
+
+def test_padding_of_zeros_does_not_count() -> None:
+    """Wan's prompts are padded with zeros: the null space must not depend on how many."""
+    moments, naive_moments = [], []
+    for length in (24, 48):
+        encoded = Encoded(Wan(tiny_wan(), max_sequence_length=length))
+        options = {"empty_share": 0.0, "sampled": False}
+        inputs, _ = text_inputs(encoded, ["a dog", "a bus"], ["a cat"], ["a cat"], **options)
+        moments.append(moment(inputs.concept))
+        ((_, states),) = encoded.states(["a cat"])
+        naive_moments.append(moment(states.flatten(0, 1)))
+    torch.testing.assert_close(*moments, rtol=1e-3, atol=1e-4)
+    with must_fail("the mean over all tokens halves with twice as many"):
+        torch.testing.assert_close(*naive_moments, rtol=0.3, atol=1e-4)

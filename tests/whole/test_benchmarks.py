@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks import erasing, scaling
+from benchmarks import erasing, memory, scaling
 from benchmarks.models import NAMES, pipeline
 from benchmarks.processes import seconds
 from benchmarks.published_loop import PublishedTraining
@@ -138,3 +139,35 @@ def test_the_processes_of_a_launcher_measure_their_updates() -> None:
     assert len(deltas) == 2
     assert min(deltas) > 0
     assert cpu > 0
+
+
+def test_memory_is_measured_and_an_error_is_a_row(tmp_path: Path) -> None:
+    # No GPU here: a process that has not grown since the pipeline was loaded has a peak of 0 or a little more.
+    found = memory.measured(memory.Way("emoji_sd", "esd-x", {"offload": True}), "cpu")
+    assert min(found.loaded, found.seconds, found.set_up) > 0
+    assert found.note == ""
+    failed = memory.measured(memory.Way("emoji_sd", "esd-x", {"resume": "nowhere"}), "cpu")
+    assert failed.note.startswith("FileNotFoundError: `resume` must be 'latest' or the folder of a checkpoint")
+    full = replace(found, loaded=2**30, peak=2**31, reserved=3 * 2**30, card=2**32, seconds=0.25, note="why")
+    path = tmp_path / "memory.json"
+    lines = list(memory.written([full, failed], path, "a GPU"))
+    assert lines[2] == "| emoji_sd | `esd-x` | offload (why) | 1.00 | 2.00 (3.00) | 4.00 | 0.250 |"
+    assert lines[3].startswith("| emoji_sd | `esd-x` | resume | FileNotFoundError: ")
+    assert path.with_suffix(".md").read_text(encoding="utf-8").splitlines() == ["a GPU", "", *lines]
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    assert [row["peak"] for row in stored["rows"]] == [2**31, 0]
+    assert stored["where"] == "a GPU"
+
+
+def test_memory_is_measured_with_whole_text_encoders() -> None:
+    def sizes(name: str) -> list[int]:
+        pipe: Any = pipeline(name, "meta", torch.bfloat16, whole_text_encoders=True)
+        return [
+            sum(p.numel() for p in model.parameters()) // 10**6 for model in (pipe.text_encoder, pipe.text_encoder_2)
+        ]
+
+    assert sizes("SDXL") == [123, 694]
+    assert sizes("Flux.1 dev") == [123, 4762]
+    assert {way.model for way in memory.ways(None, "cuda", quantised=True)} == {"SDXL", "Flux.1 dev"}
+    assert {way.model for way in memory.ways("SDXL", "cuda", quantised=True)} == {"SDXL"}
+    assert {way.model for way in memory.ways(None, "cpu", quantised=True)} == {"emoji_sd"}

@@ -17,6 +17,7 @@ from emoji_sd import STYLES, Judge, draw, load, loop, rates, train_autoencoder, 
 from emoji_sd.data import fetch, make
 from emoji_sd.loop import train
 from emoji_sd.preset import LARGE, PRESETS, SMALL, Preset
+from emoji_sd.text import text_encoder, tokenizer
 from safetensors.torch import save_file
 
 WORDS = LARGE.vocabulary
@@ -66,7 +67,7 @@ def test_every_caption_has_its_weight(preset: Preset) -> None:
 
 
 def test_every_word_is_one_token() -> None:
-    tokens = train_diffusion.tokenizer(LARGE)
+    tokens = tokenizer(LARGE)
     words = {word for caption in WORDS.all_captions() for word in caption.split()}
     assert all(len(tokens(word).input_ids) == 3 for word in words)
     with must_fail("another word is several tokens"):
@@ -104,8 +105,8 @@ def test_images_are_of_the_drawings(tmp_path: Path) -> None:
 
 
 def test_the_weights_are_30_mb_in_float16() -> None:
-    tokens = train_diffusion.tokenizer(LARGE)
-    text = train_diffusion.text_encoder(LARGE, tokens)
+    tokens = tokenizer(LARGE)
+    text = text_encoder(tokens, LARGE.text_width, LARGE.text_layers)
     models = [train_autoencoder.build(), text, train_diffusion.denoiser(LARGE), Judge(LARGE)]
     values = sum(p.numel() for model in models for p in model.parameters())
     assert 2 * values <= 30_000_000

@@ -139,7 +139,7 @@ def _disabled(pipe: StableDiffusionPipeline) -> None:
 
 
 def _float8(pipe: StableDiffusionPipeline) -> None:
-    pipe.unet.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+    pipe.unet.to(torch.float8_e4m3fn)
 
 
 def _offloaded(pipe: StableDiffusionPipeline) -> None:
@@ -165,8 +165,8 @@ def _flow(pipe: StableDiffusionPipeline) -> None:
         ),
         (
             _float8,
-            "The denoiser's weights are stored in float8 (layerwise casting), in which an adapter cannot train. Load "
-            "the pipeline in float16, bfloat16 or float32 instead.",
+            "The denoiser's weights are in float8 without layerwise casting, so it cannot compute. Load the pipeline "
+            "in float16, bfloat16 or float32; denoiser.enable_layerwise_casting() stores it in float8.",
         ),
         (
             _offloaded,

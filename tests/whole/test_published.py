@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import published
@@ -48,6 +49,31 @@ def test_the_documentation_has_the_null_space_as_computed() -> None:
 @pytest.mark.slow
 def test_the_documentation_has_the_memory_as_computed() -> None:
     assert published.memory_table() in (DOCS / "memory.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_documentation_says_what_fits_as_computed() -> None:
+    assert published.fitting_table() in (DOCS / "memory.md").read_text(encoding="utf-8")
+
+
+def test_each_option_needs_less_and_the_first_that_fits_is_taken() -> None:
+    gib = 2**30
+    small = published.Needs(linear=gib, others=gib // 2, adapter=gib // 16, activations=(4 * gib, gib), text=gib)
+    # Text encoders 2, denoiser 2 + 1, adapter with gradients and Adam 1, activations twice with graphs.
+    expected = {
+        "": 2 + 4 + 2 * 4, "o": 4 + 2 * 4, "og": 4 + 2 * 1, "ogn": 4 + 1, "8og": 3 + 2 * 1, "8ogn": 3 + 1,
+        "4og": 2.5625 + 2 * 1, "4ogn": 2.5625 + 1,
+    }  # fmt: skip
+    assert tuple(expected) == published.LADDER
+    for options, size in expected.items():
+        assert small.peak(options) == pytest.approx((1.1 * size + 1) * gib)
+    assert [small.smallest(card) for card in (3, 5.2, 6, 7, 8, 15, 17)] == [
+        "–", "`4ogn`", "`8ogn`", "`ogn`", "`og`", "`o`", "as is",
+    ]  # fmt: skip
+    large = replace(small, text=20 * gib)
+    assert large.peak("8ogn") == 45 * gib, "the text encoders alone are more than the training"
+    assert large.peak("4ogn") == pytest.approx((1.1 * (40 + 1.5625) + 1) * gib), "a denoiser in nf4 does not wait"
+    assert set(published.TEXT_ENCODERS) == set(published.MODELS)
 
 
 def test_activations_are_what_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:

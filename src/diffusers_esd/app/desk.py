@@ -94,7 +94,11 @@ class Desk:
 
     def export(self, visitor: str, scales: Mapping[str, Any], form: Mapping[str, Any]) -> Job:
         """The stack as a file for other tools."""
-        return self._start(visitor, scales, lambda shelf, checked: Exported(shelf, checked, form["name"]))
+
+        def made(shelf: Shelf, checked: Mapping[str, float]) -> Action:
+            return Exported(shelf, checked, form["name"], form["tool"])
+
+        return self._start(visitor, scales, made)
 
     def publish(self, visitor: str, scales: Mapping[str, Any], form: Mapping[str, Any]) -> Job:
         """The stack on the Hub.

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from ..tools import TITLES
 from .training import WORDS
 
 _OF_STACK = "Acts on the erasures of the tab “Stack”, with their scales."
@@ -104,9 +105,10 @@ def share_form(*, is_local: bool) -> Form:
     """
     gr.Markdown(f"Each erasure is saved as soon as it is trained. {_OF_STACK}")
     fields: dict[str, Any] = {"name": gr.Textbox(interactive=True, label="Name", value="my-stack", max_lines=1)}
-    with gr.Row():
-        merge = gr.Button("Save as one erasure", size="md", min_width=120)
-        export = gr.Button("Export for ComfyUI", size="md", min_width=120)
+    merge = gr.Button("Save as one erasure", size="md")
+    tools = [(title, tool) for tool, title in TITLES.items()]
+    fields["tool"] = gr.Dropdown(tools, value="comfyui", label="Export for", interactive=True)
+    export = gr.Button("Export", size="md")
     with gr.Accordion("Publish on the Hugging Face Hub", open=False):
         fields["repo_id"] = gr.Textbox(interactive=True, label="Repository", placeholder="user/name", max_lines=1)
         hint = "empty: the account that is logged in on this computer" if is_local else "of an account that can write"

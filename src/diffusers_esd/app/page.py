@@ -102,7 +102,7 @@ def _show_sliders(desk: Desk, panel: Panel, stack: gr.State, compare: Form, meas
         starts(compare, "calibrate", desk.calibrate, [])
         starts(measure, "measure", desk.measure)
         starts(share, "merge", desk.merge, ["name"])
-        starts(share, "export", desk.export, ["name"])
+        starts(share, "export", desk.export, ["name", "tool"])
         starts(share, "publish", desk.publish, ["repo_id", "token", "private", "sure"])
 
     gr.render(inputs=stack, show_progress="hidden")(show)

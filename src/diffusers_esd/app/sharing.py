@@ -12,6 +12,7 @@ from ..exchange import check_export, export
 from ..files import WEIGHTS_NAME
 from ..hub import check_repo_id
 from ..stacks.merge import merge
+from ..tools import TITLES, Tool, check_tool
 from .code import call
 from .folder import Shelf
 from .job import Job
@@ -59,21 +60,27 @@ class Merged:
 
 @dataclass(frozen=True)
 class Exported:
-    """The stack as a file for ComfyUI, Forge and A1111.
+    """The stack as a file for another tool.
 
     Attributes:
         shelf: The files of the visitor.
         scales: Scales by name.
         name: Name of the file, without its ending.
+        tool: The tool.
+
+    Raises:
+        ValueError: If the tool is unknown.
     """
 
     shelf: Shelf
     scales: Mapping[str, float]
     name: str
+    tool: Tool
 
     title = "exporting the stack"
 
     def __post_init__(self) -> None:
+        check_tool(self.tool)
         check_export(self.file)
 
     @property
@@ -85,18 +92,17 @@ class Exported:
     def file(self) -> Path:
         """The file."""
         folder = self.shelf.place("exports", self.name)
-        return folder.with_name(f"{folder.name}.kohya.safetensors")
+        return folder.with_name(f"{folder.name}.{self.tool}.safetensors")
 
     @property
     def code(self) -> str:
         """The call as code."""
-        return f"from diffusers_esd import export\n\n{call('export', self.sources, self.file)}"
+        return f"from diffusers_esd import export\n\n{call('export', self.sources, self.file, tool=self.tool)}"
 
     def run(self, pipe: Any, job: Job) -> None:
         """Write the file."""
-        file = export(self.sources, self.file)
-        text = f"Put **{file.name}** into ComfyUI's folder `models/loras`, and load it with a LoRA node."
-        job.show(now=f"written: {file.name}", text=text, file=file)
+        file = export(self.sources, self.file, tool=self.tool)
+        job.show(now=f"written for {TITLES[self.tool]}: {file.name}", file=file)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from ..run import RunConfig
 from .fields import add_config, add_fields, configurations
 from .model import add_model, load_pipeline
 from .options import adapter_name, add_command, add_output, check_output, prompt, save
+from .parts import Parts
 
 
 def add_commands(commands: Any) -> None:
@@ -53,7 +54,7 @@ def _erase(options: argparse.Namespace) -> None:
         raise ValueError(f"{options.output} is also the folder of the checkpoints; give another --output-dir.")
     if is_launched() and not run.data_parallel:
         raise ValueError("--no-data-parallel is for --concepts: here all processes would train the same.")
-    pipe = load_pipeline(options)
+    pipe = load_pipeline(options, _parts(options, run, options.name or default_name(concepts)))
     trainer = ESDTrainer(pipe, config, run=run)
     processes = joined(pipe.device)
     if options.dry_run:
@@ -68,6 +69,25 @@ def _erase(options: argparse.Namespace) -> None:
     processes.from_main(lambda: _save(erasure, pipe, options))
     if not erasure.provenance.complete:
         raise KeyboardInterrupt
+
+
+def _parts(options: argparse.Namespace, run: RunConfig, name: str | None = None) -> Parts:
+    """What a training needs of the model. With a name, it is one that may go on from a checkpoint."""
+    from ..training.checkpoint import resumed
+    from ..training.encodings import ENCODINGS_NAME
+
+    if options.check and run.free_text_encoders:
+        raise ValueError(
+            "--check draws with the text encoders, which --free-text-encoders drops. Leave one of them out; --offload "
+            "brings the text encoders back at the end."
+        )
+    draws = options.check or run.sample_every is not None
+    checkpoint = None if name is None or draws or options.dry_run else resumed(run, name)
+    return Parts(
+        draws=draws,
+        encodes=checkpoint is None or not (checkpoint / ENCODINGS_NAME).is_file(),
+        denoiser_waits=(run.offload or run.free_text_encoders) and not draws and not options.dry_run,
+    )
 
 
 def _save(erasure: Any, pipe: Any, options: argparse.Namespace) -> None:
@@ -94,7 +114,7 @@ def _erase_each(options: argparse.Namespace, config: ESDConfig, run: RunConfig) 
     check_packages(config, run)
     concepts = read_concepts(options.concepts)
     there = check_each(concepts, options.output, config, run)
-    pipe = load_pipeline(options)
+    pipe = load_pipeline(options, _parts(options, run))
     processes = joined(pipe.device)
     if options.dry_run:
         trainer = ESDTrainer(pipe, config, run=replace(run, data_parallel=False))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ..arguments import check_scale
+from ..tools import Tool
 from .model import add_model, load_pipeline, load_stored_pipeline
 from .options import (
     SOURCE,
@@ -28,8 +29,11 @@ def add_commands(commands: Any) -> None:
     text = "draw with erasures, and without: a row for each prompt and seed, a column for each multiplier"
     _add_drawing(add_command(commands, "preview", _preview, text, output="image to write, such as preview.png"))
 
-    text = "write a file for ComfyUI, Forge and A1111; several erasures are merged"
-    add_erasures(add_command(commands, "export", _export, text, output="file to write, .safetensors"))
+    text = "write a file for ComfyUI and other tools; several erasures are merged"
+    exported = add_command(commands, "export", _export, text, output="file to write, .safetensors")
+    add_erasures(exported)
+    text = "the tool that will read it; layers that it would not find are named (default: any)"
+    exported.add_argument("--for", dest="tool", choices=get_args(Tool), help=text)
 
     imported = add_command(commands, "import", _import, "read an eraser of another tool")
     add_output(imported)
@@ -93,7 +97,7 @@ def _export(options: argparse.Namespace) -> None:
     from ..exchange import check_export, export
 
     check_export(options.output)
-    print(export(read_erasures(options.erasures), options.output))
+    print(export(read_erasures(options.erasures), options.output, tool=options.tool))
 
 
 def _import(options: argparse.Namespace) -> None:

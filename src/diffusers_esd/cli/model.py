@@ -1,17 +1,21 @@
 """The options that name a base model, and how it is loaded: a folder, a repository or a single file.
 
 A single file contains weights only. Its keys tell diffusers which kind of model it is; the settings of the pipeline are
-those of the published model of that kind, or of `--model-config`.
+those of the published model of that kind, or of `--model-config`. So a fine-tune is loaded as the model it was made of;
+marks in its file say if it predicts v.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from .parts import WHOLE, Parts
+from .quantise import PACKAGES, check_quantisation, load_quantised
 
 _INDEX = "model_index.json"
 
@@ -32,16 +36,24 @@ def add_model(parser: Any, *, stored: bool = False, optional: bool = False) -> N
     given.add_argument("--token", help=text)
     text = "for a single file: folder or Hub id of a pipeline of the same kind, whose settings it takes (default: "
     given.add_argument("--model-config", help=f"{text}the published model's, from the Hub)")
+    if not stored:
+        text = "quantise the weights of the denoiser: int8 and float8 (torchao), or nf4 in 4 bits (bitsandbytes, a GPU)"
+        given.add_argument("--quantize", choices=tuple(PACKAGES), help=f"{text} (default: they are not quantised)")
     given.add_argument("-q", "--quiet", action="store_true", help="no progress bars, only results")
 
 
-def load_pipeline(options: argparse.Namespace) -> Any:
+def load_pipeline(options: argparse.Namespace, parts: Parts = WHOLE) -> Any:
     """The pipeline for training and drawing: on the best device, and in half precision if that is not the CPU.
 
     Each process of a launcher has a GPU of its own.
 
+    Args:
+        options: Those of `add_model`.
+        parts: What is needed of it.
+
     Raises:
-        ValueError: If the device is not there, or the file is not a model's.
+        ValueError: If the device is not there, the file is not a model's, or the quantisation is not possible.
+        ImportError: If the package of the quantisation is missing.
         FileNotFoundError: If there is no such model.
         ConnectionError: If the Hub cannot be reached.
     """
@@ -51,8 +63,10 @@ def load_pipeline(options: argparse.Namespace) -> Any:
 
     best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     device = own_device(_checked_device(options.device or best))
+    check_quantisation(options, device)
     half = "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float16"
-    return _load(options, device, options.dtype or ("float32" if device == "cpu" else half))
+    dtype = options.dtype or ("float32" if device == "cpu" else half)
+    return _load(options, device, dtype, parts, options.quantize)
 
 
 def load_stored_pipeline(options: argparse.Namespace) -> Any:
@@ -76,13 +90,18 @@ def _checked_device(device: str) -> str:
     return device
 
 
-def _load(options: argparse.Namespace, device: str, dtype: str | None) -> Any:
+def _load(
+    options: argparse.Namespace, device: str, dtype: str | None, parts: Parts = WHOLE, quantize: str | None = None
+) -> Any:
     """The pipeline, in a type or, with `None`, in the types of its files."""
     file = _checked_source(options)
-    pipe = _from_repository(options, dtype) if file is None else _from_file(options, file, dtype)
+    if quantize is not None:
+        pipe = load_quantised(options, quantize, dtype or "float32", parts)
+    else:
+        pipe = _from_repository(options, dtype, parts) if file is None else _from_file(options, file, dtype)
     if options.quiet:
         pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device)
+    return parts.place(pipe, device)
 
 
 def _checked_source(options: argparse.Namespace) -> Path | None:
@@ -107,7 +126,7 @@ def _checked_source(options: argparse.Namespace) -> Path | None:
     return path
 
 
-def _from_repository(options: argparse.Namespace, dtype: str | None) -> Any:
+def _from_repository(options: argparse.Namespace, dtype: str | None, parts: Parts) -> Any:
     import torch
     from diffusers import DiffusionPipeline
 
@@ -117,6 +136,7 @@ def _from_repository(options: argparse.Namespace, dtype: str | None) -> Any:
     given = {"variant": options.variant, "revision": options.revision, "token": options.token}
     with clear_errors(options.model, options.revision):
         if dtype is not None:
+            given |= parts.placeholders(options)
             return DiffusionPipeline.from_pretrained(options.model, dtype=getattr(torch, dtype), **given)
         folder = Path(options.model)
         if not folder.is_dir():
@@ -131,7 +151,7 @@ def _from_file(options: argparse.Namespace, file: Path, dtype: str | None) -> An
     import torch
     from diffusers.loaders.single_file_utils import SingleFileComponentError
 
-    from ..files import stored_dtype
+    from ..files import stored_dtype, stored_shapes
     from ..hub_errors import clear_errors
 
     config = options.model_config or _published_config(file)
@@ -145,6 +165,18 @@ def _from_file(options: argparse.Namespace, file: Path, dtype: str | None) -> An
             f"{file} does not fit the settings of {config} ({error}). Give a pipeline of its kind with --model-config."
         ) from error
     pipe.register_to_config(_name_or_path=str(file))  # as from_pretrained does
+    return _as_marked(pipe, stored_shapes(file))
+
+
+def _as_marked(pipe: Any, keys: Collection[str]) -> Any:
+    """The pipeline with the scheduler that marks in its file ask for: tensors without numbers, which diffusers ignores.
+
+    `v_pred`: the model predicts v. `ztsnr`: at the last timestep its states are noise alone. ComfyUI reads them too.
+    """
+    if "v_pred" in keys and pipe.scheduler.config.get("prediction_type") != "v_prediction":
+        noise = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if "ztsnr" in keys else {}
+        settings = {**pipe.scheduler.config, "prediction_type": "v_prediction", **noise}
+        pipe.scheduler = type(pipe.scheduler).from_config(settings)
     return pipe
 
 

@@ -22,6 +22,7 @@ from ..denoiser import active_scales, adapter_names, find_denoiser, switched_off
 from ..erasure import Erasure
 from ..files import digest
 from ..pictures.draw import draw_batch
+from ..quantization import quantization
 from ..stacks.stack import stack
 from .prompts import Prompt
 
@@ -137,9 +138,11 @@ def base_record(pipe: DiffusionPipeline) -> dict[str, Any]:
     """Name and fingerprint of the base model, its type and its scheduler, and the active adapters."""
     denoiser: Any = find_denoiser(pipe)[1]
     scheduler: Any = getattr(pipe, "scheduler", None)
+    kinds = quantization(denoiser)
     return {
         "model": model_name(pipe),
         "fingerprint": fingerprint(denoiser),
+        **({"quantization": kinds} if kinds else {}),  # left out otherwise, as in evaluations of earlier versions
         "dtype": str(denoiser.dtype),
         "pipeline": type(pipe).__name__,
         "scheduler": type(scheduler).__name__,

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..groups import JOINT_TEXT_LAYERS
 from .base import Conditioning
+from .places import Places, text_first
 from .schedules import FlowFamily
 
 
@@ -16,9 +18,9 @@ class AuraFlow(FlowFamily):
 
     pipelines = ("AuraFlowPipeline",)
     component = "transformer"
-    text_layers = r"joint_transformer_blocks\..*\.attn\.(add_[qkv]_proj|to_add_out)$"
-    text_inputs = r"joint_transformer_blocks\..*\.attn\.add_[kv]_proj$"
+    text_layers = text_inputs = JOINT_TEXT_LAYERS
     text_states = r"context_embedder$"
+    shared_layers = r"single_transformer_blocks\..*\.(attn|ff)\."
 
     @property
     def default_size(self) -> int:
@@ -30,6 +32,10 @@ class AuraFlow(FlowFamily):
         """The text encoder's token states; those of padding are zeros."""
         states, *_ = self.pipe.encode_prompt(list(prompts), do_classifier_free_guidance=False, device=self.device)
         return {"encoder_hidden_states": states.to(self.dtype)}
+
+    def places(self, layer: str, conditioning: Conditioning, length: int) -> Places:
+        """The text is between the transformer's registers and the image; padding is zeros."""
+        return text_first(conditioning[self.text].any(-1), length, before=self.denoiser.register_tokens.shape[1])
 
     def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning, guidance_scale: float) -> Tensor:
         """The transformer's velocity, at times from 1 to 0."""

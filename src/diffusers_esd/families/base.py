@@ -21,7 +21,9 @@ from torch import Tensor
 
 from ..denoiser import find_denoiser
 from ..groups import TEXT_INPUTS, TEXT_LAYERS
+from ..quantization import cast_again, compute_dtype
 from ..streams import noise
+from .places import Places, text_first
 
 Conditioning = dict[str, Tensor]
 """The denoiser's inputs for N prompts: keyword arguments whose first dimension is N."""
@@ -40,6 +42,7 @@ class Family(ABC):
         text_inputs: The same for those among them whose inputs are text alone: the group `"esd-x-strict"`.
         text_states: The same for the layers whose inputs are exactly the token states that `encode` returns: their
             inputs are known without evaluating the denoiser.
+        shared_layers: The same for the layers that are given text and image in one sequence, (B, tokens, width).
         pipe: The pipeline.
     """
 
@@ -49,6 +52,7 @@ class Family(ABC):
     text_layers: ClassVar[str] = TEXT_LAYERS
     text_inputs: ClassVar[str] = TEXT_INPUTS
     text_states: ClassVar[str] = TEXT_INPUTS
+    shared_layers: ClassVar[str] = r"(?!)"
 
     def __init__(self, pipe: DiffusionPipeline) -> None:
         self.pipe: Any = pipe
@@ -81,7 +85,7 @@ class Family(ABC):
     @property
     def dtype(self) -> torch.dtype:
         """The type in which the denoiser computes."""
-        return next(self.denoiser.parameters()).dtype
+        return compute_dtype(self.denoiser)
 
     def check(self) -> None:
         """Refuse a pipeline of this kind that cannot be trained.
@@ -167,6 +171,11 @@ class Family(ABC):
         """Guided predictions, from those without a prompt and those for the prompts."""
         return e_null + guidance_scale * (e - e_null)
 
+    def places(self, layer: str, conditioning: Conditioning, length: int) -> Places:
+        """Which inputs (B, length, width) of a layer of `text_inputs` or `shared_layers` are of text, and which of the
+        image. Here the text comes first, and its padding is zeros or is read as text."""
+        return text_first(conditioning[self.text].any(-1), length)
+
     @abstractmethod
     def schedule(self, steps: int, shape: tuple[int, ...], guidance_scale: float) -> Schedule:
         """A denoising schedule.
@@ -205,7 +214,8 @@ class Schedule(ABC):
     def predict(self, x_t: Tensor, position: Tensor, conditioning: Conditioning) -> Tensor:
         """The denoiser's prediction, (B, C, H, W), at states (B, C, H, W) and positions (B,), for B rows."""
         t = self.timesteps[position.to(self.timesteps.device)]
-        return self.family.predict(x_t, t, conditioning, self.guidance_scale)
+        with cast_again(self.family.denoiser):
+            return self.family.predict(x_t, t, conditioning, self.guidance_scale)
 
     def guide(self, e_null: Tensor, e: Tensor) -> Tensor:
         """Guided predictions, from those without a prompt and those for the prompts."""

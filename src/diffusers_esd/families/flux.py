@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..groups import JOINT_TEXT_LAYERS
 from .base import Conditioning
 from .packed import PackedFlowFamily
 
@@ -29,9 +30,9 @@ class Flux(PackedFlowFamily):
 
     pipelines = ("FluxPipeline",)
     component = "transformer"
-    text_layers = r"transformer_blocks\..*\.attn\.(add_[qkv]_proj|to_add_out)$"
-    text_inputs = r"transformer_blocks\..*\.attn\.add_[kv]_proj$"
+    text_layers = text_inputs = JOINT_TEXT_LAYERS
     text_states = r"context_embedder$"
+    shared_layers = r"single_transformer_blocks\.\d+\.(attn|proj)"
 
     def __init__(self, pipe: Any, *, max_sequence_length: int = 512) -> None:
         super().__init__(pipe, max_sequence_length=max_sequence_length)

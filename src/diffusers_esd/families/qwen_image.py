@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..groups import JOINT_TEXT_LAYERS
 from .base import Conditioning
 from .packed import PackedFlowFamily
 from .padding import padded, unpadded
@@ -22,8 +23,7 @@ class QwenImage(PackedFlowFamily):
 
     pipelines = ("QwenImagePipeline",)
     component = "transformer"
-    text_layers = r"transformer_blocks\..*\.attn\.(add_[qkv]_proj|to_add_out)$"
-    text_inputs = r"transformer_blocks\..*\.attn\.add_[kv]_proj$"
+    text_layers = text_inputs = JOINT_TEXT_LAYERS
     text_states = r"(?!)"  # none: the token states are normalised before the first layer
 
     def check(self) -> None:

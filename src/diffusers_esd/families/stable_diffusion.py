@@ -55,7 +55,8 @@ class StableDiffusionXL(DiffusionFamily):
     def check(self) -> None:
         """Also refuse a refiner."""
         super().check()
-        if self.pipe.text_encoder is None or self.pipe.text_encoder_2 is None:
+        # Without both, prompts come encoded from a checkpoint.
+        if self.pipe.text_encoder is None and self.pipe.text_encoder_2 is not None:
             raise ValueError(
                 "The pipeline has one text encoder: an SDXL refiner, which only finishes the images of a base model. "
                 "Erase from the base model."

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..groups import JOINT_TEXT_LAYERS
 from .base import Conditioning
 from .schedules import FlowFamily
 
@@ -19,8 +20,7 @@ class StableDiffusion3(FlowFamily):
 
     pipelines = ("StableDiffusion3Pipeline",)
     component = "transformer"
-    text_layers = r".*\.attn\.(add_[qkv]_proj|to_add_out)$"
-    text_inputs = r".*\.attn\.add_[kv]_proj$"
+    text_layers = text_inputs = JOINT_TEXT_LAYERS
     text_states = r"context_embedder$"
 
     @torch.no_grad()

@@ -9,6 +9,7 @@ The pipeline negates the transformer's output and its time. Its guidance goes be
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from .base import Conditioning
 from .padding import padded, unpadded
+from .places import Places, image_first, text_first
 from .schedules import FlowFamily
 
 
@@ -32,9 +34,9 @@ class ZImage(FlowFamily):
     pipelines = ("ZImagePipeline",)
     component = "transformer"
     text = "cap_feats"
-    text_layers = r"(cap_embedder|context_refiner)\."
-    text_inputs = text_layers
+    text_layers = text_inputs = r"(cap_embedder|context_refiner)\."
     text_states = r"(?!)"  # none: the token states are normalised before the first layer
+    shared_layers = r"layers\..*\.(attention|feed_forward)\."
 
     def __init__(self, pipe: Any, *, max_sequence_length: int = 512) -> None:
         super().__init__(pipe)
@@ -53,14 +55,15 @@ class ZImage(FlowFamily):
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """The language model's token states."""
-        rows, _ = self.pipe.encode_prompt(
-            list(prompts),
-            device=self.device,
-            do_classifier_free_guidance=False,
-            max_sequence_length=self.max_sequence_length,
-        )
+        options = {"max_sequence_length": self.max_sequence_length, "device": self.device}
+        rows, _ = self.pipe.encode_prompt(list(prompts), do_classifier_free_guidance=False, **options)
         states, mask = padded(rows, self.max_sequence_length)
         return {"cap_feats": states.to(self.dtype), "mask": mask}
+
+    def places(self, layer: str, conditioning: Conditioning, length: int) -> Places:
+        """In the shared layers the image comes first; the text is padded to a multiple of 32 tokens."""
+        is_shared = re.match(self.shared_layers, layer)
+        return image_first(conditioning["mask"], length, 32) if is_shared else text_first(conditioning["mask"], length)
 
     def schedule_options(self, steps: int) -> dict[str, Any]:
         """The pipeline's sigmas."""

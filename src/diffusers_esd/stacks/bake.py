@@ -20,6 +20,7 @@ from ..card import baked_card
 from ..denoiser import Denoiser, check_denoiser, find_denoiser, has_hooks, tuner_layers
 from ..erasure import Erasure
 from ..files import whole
+from ..quantization import check_full_weights
 from .sources import Sources, check_base, read_all
 
 
@@ -40,8 +41,8 @@ def bake(
 
     Raises:
         TypeError: If a scale is not a number.
-        ValueError: If there is no source, a scale is not finite, an erasure does not fit the pipeline, the denoiser has
-            hooks, or `save_to` is given and another part of the pipeline has adapters.
+        ValueError: If there is no source, a scale is not finite, an erasure does not fit the pipeline, the denoiser is
+            quantised or has hooks, or `save_to` is given and another part of the pipeline has adapters.
         FileExistsError: If the folder exists.
         FileNotFoundError: If there is no erasure at a path or Hub id.
 
@@ -53,6 +54,7 @@ def bake(
         _check_saveable(pipe, component, Path(save_to))
     parts = read_all(erasures)
     check_denoiser(original)
+    check_full_weights(original, "baking", "The baked pipeline can be quantised when it is loaded.")
     if has_hooks(original):
         raise ValueError(
             f"The {component} has hooks (offloading, caching), which a copy would share. Bake a pipeline without: load "

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..arguments import integer_from, warn_user
+from ..base_model import is_same_base, name_beside
 from ..erasure import Erasure
 from ..groups import names_pattern
 from ..low_rank import summed, truncated
 from ..names import bounded_name
 from ..portable import to_portable
 from ..provenance import Provenance, package_versions
-from .sources import Sources, is_same_base, name_beside, read_all
+from .sources import Sources, read_all
 
 
 def merge(erasures: Sources, *, rank: int | None = None, name: str | None = None) -> Erasure:
@@ -51,8 +52,8 @@ def merge(erasures: Sources, *, rank: int | None = None, name: str | None = None
         if not is_same_base(first.provenance, erasure.provenance):
             warn_user(
                 f"{first.name} was trained on {first.provenance.base_model}, and {erasure.name} on "
-                f"{name_beside(erasure.provenance, first.provenance)}. If one is a fine-tune of the other, an erasure "
-                "mostly carries over; compare the images."
+                f"{name_beside(erasure.provenance, first.provenance)}. The effect of both on one model is not "
+                "measured; compare the images."
             )
     layers = summed([(erasure.layers(), scale) for erasure, scale in parts])
     width, error = max(len(a) for a, _ in layers.values()), 0.0
@@ -73,14 +74,16 @@ def merge(erasures: Sources, *, rank: int | None = None, name: str | None = None
 
 def _combined(origins: Sequence[Provenance]) -> dict[str, Any]:
     """The fields of a merged erasure's provenance that follow from those of its parts."""
-    fingerprints = {origin.base_fingerprint for origin in origins}
+    fingerprints = {(origin.base_fingerprint, origin.base_quantization) for origin in origins}
+    quantizations = dict.fromkeys(origin.base_quantization or "not quantised" for origin in origins)
     kinds = dict.fromkeys(kind for origin in origins for kind in origin.evaluations)
     return {
         "origin": "merged",
         "concepts": tuple(dict.fromkeys(concept for origin in origins for concept in origin.concepts)),
         "anchors": {concept: anchor for origin in origins for concept, anchor in origin.anchors.items()},
         "base_model": " and ".join(dict.fromkeys(origin.base_model for origin in origins)),
-        "base_fingerprint": fingerprints.pop() if len(fingerprints) == 1 else "",
+        "base_fingerprint": origins[0].base_fingerprint if len(fingerprints) == 1 else "",
+        "base_quantization": " and ".join(quantizations) if any(origin.base_quantization for origin in origins) else "",
         "family": origins[0].family,
         "component": origins[0].component,
         "versions": package_versions(),

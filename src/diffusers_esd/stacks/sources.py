@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .. import hub
-from ..arguments import check_scale, warn_user
-from ..base_model import fingerprint, model_name, same_weights
+from ..arguments import check_scale
+from ..base_model import warn_of_other_base
 from ..denoiser import find_denoiser
 from ..erasure import Erasure
 from ..families import FAMILIES
 from ..portable import check_fit
-from ..provenance import Provenance
 from .entry import NAMES
 from .recipe import Recipe, read_recipe
 from .scales import with_scales
@@ -125,21 +123,4 @@ def check_base(erasure: Erasure, pipe: Any) -> None:
             f"family {family}. Train it on this model."
         )
     check_fit(denoiser, component, dict(erasure.weights))
-    here = replace(trained, base_model=model_name(pipe), base_fingerprint=fingerprint(denoiser))
-    if not is_same_base(trained, here):
-        warn_user(
-            f"{erasure.name} was trained on {trained.base_model}, and this pipeline is {name_beside(here, trained)}. "
-            "If one is a fine-tune of the other, an erasure mostly carries over; compare the images."
-        )
-
-
-def is_same_base(a: Provenance, b: Provenance) -> bool:
-    """Whether two base models have the same weights: by their fingerprints if both are known, otherwise by name."""
-    if a.base_fingerprint and b.base_fingerprint:
-        return same_weights(a.base_fingerprint, b.base_fingerprint)
-    return not a.base_model or not b.base_model or a.base_model == b.base_model
-
-
-def name_beside(a: Provenance, b: Provenance) -> str:
-    """Name of the base model of `a`, such that it differs from that of `b`."""
-    return a.base_model + (", with other weights" if a.base_model == b.base_model else "")
+    warn_of_other_base(erasure.name, trained, pipe, denoiser)

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from ..erasure import Erasure
 from .checkpoint import find
+from .encoding import check_encoders
 from .identity import identify
 from .progress import Callback
 from .prompts import Prompts, choose
@@ -42,5 +43,10 @@ def begin(task: Task, callback: Callback | None) -> Erasure:
 
 
 def chosen(task: Task) -> Prompts:
-    """The prompts of a task whose concepts are known."""
+    """The prompts of a task whose concepts are known.
+
+    Raises:
+        ValueError: If the pipeline has no text encoder, or as `choose` says.
+    """
+    check_encoders(task.family)
     return choose(task.encoded, task.processes.joint(task.config), task.limits, task.prompts.concepts)

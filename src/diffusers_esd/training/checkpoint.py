@@ -1,9 +1,10 @@
 """Checkpoints: all that a training needs to go on, bit for bit as if it had not been interrupted.
 
-A checkpoint is a folder `output_dir/<adapter name>/checkpoint-N`, after N iterations, with two files:
+A checkpoint is a folder `output_dir/<adapter name>/checkpoint-N`, after N iterations, with three files:
 
-    checkpoint.json  which training it belongs to
-    state.pt         what was prepared before the first iteration, and what iterations change
+    checkpoint.json        which training it belongs to
+    state.pt               what was prepared before the first iteration, and what iterations change
+    encodings.safetensors  the encoded prompts that the iterations need
 
 A folder appears whole or not at all: it is written under another name, synced to the disk and renamed. Older ones are
 deleted only after that.
@@ -28,6 +29,7 @@ from ..arguments import warn_user
 from ..files import remove_folder, remove_leftovers, sync, whole
 from ..run import LATEST, RunConfig
 from .anchors import Anchors
+from .encodings import Encodings
 from .identity import OtherTrainingError, check_same, identify
 from .null_space import NullSpace
 from .prompts import Prompts
@@ -47,30 +49,34 @@ class Prepared:
 
     Attributes:
         prompts: The prompts.
-        compared: The prompts among which anchors were chosen.
+        encodings: The encoded prompts that the iterations need.
         anchors: The anchor of each concept.
         space: The null space, if there is one.
         fixed_a: A of each layer, (rank, d, ...), if it is fixed.
     """
 
     prompts: Prompts
-    compared: tuple[str, ...]
+    encodings: Encodings
     anchors: Anchors
     space: NullSpace | None
     fixed_a: Mapping[str, Tensor] | None
 
     def state_dict(self) -> dict[str, Any]:
-        """The fields as types that PyTorch reads without running code. The tensors are not copied."""
-        nested = {"prompts": asdict(self.prompts), "anchors": asdict(self.anchors)}
-        return {**vars(self), **nested, "space": None if self.space is None else vars(self.space)}
+        """The fields but `encodings`, as types that PyTorch reads without running code. Tensors are not copied."""
+        return {
+            "prompts": asdict(self.prompts),
+            "anchors": asdict(self.anchors),
+            "space": None if self.space is None else vars(self.space),
+            "fixed_a": self.fixed_a,
+        }
 
     @classmethod
-    def from_state_dict(cls, state: Mapping[str, Any]) -> Prepared:
-        """The fields that `state_dict` returned."""
+    def from_state_dict(cls, state: Mapping[str, Any], encodings: Encodings) -> Prepared:
+        """The fields that `state_dict` returned, and the encodings."""
         prompts, space = state["prompts"], state["space"]
         return cls(
             prompts=Prompts(**{**prompts, "preserved": Preserved(**prompts["preserved"])}),
-            compared=tuple(state["compared"]),
+            encodings=encodings,
             anchors=Anchors(**state["anchors"]),
             space=None if space is None else NullSpace(**space),
             fixed_a=state["fixed_a"],
@@ -146,7 +152,8 @@ class Checkpoints:
                 record, state = temporary / RECORD_NAME, temporary / STATE_NAME
                 record.write_text(json.dumps({"training": self._training}, indent=2) + "\n", encoding="utf-8")
                 torch.save({"prepared": self._prepared.state_dict(), "training": training, "seconds": seconds}, state)
-                sync(record, state, temporary)
+                encodings = self._prepared.encodings.write(temporary, self._training, self.last)
+                sync(record, state, encodings, temporary)
                 if path.exists():  # of the same training, which was resumed from an older checkpoint
                     remove_folder(path)
             sync(self.folder)
@@ -194,16 +201,27 @@ def find(run: RunConfig, name: str, training: Mapping[str, Any]) -> Checkpoint |
             raise PermissionError(f"{folder} is not writable; give another `output_dir`.")
         remove_leftovers(folder)
         found = _found(folder)
-    if run.resume == LATEST:
-        path = found[max(found)] if found else None
-    else:
-        path = None if run.resume is None else Path(run.resume).resolve()
+    path = resumed(run, name)
     if found and (path is None or path.parent != folder):
         raise FileExistsError(
             f"{folder} contains checkpoints of an earlier training: go on from them with resume='latest', delete "
             "them, or give another `output_dir`."
         )
     return None if path is None else _read(path, training)
+
+
+def resumed(run: RunConfig, name: str) -> Path | None:
+    """The folder of the checkpoint to go on from; `None` starts from the beginning. Nothing is read.
+
+    Args:
+        run: Where checkpoints are, and which one to take.
+        name: Name of the adapter.
+    """
+    if run.resume != LATEST:
+        return None if run.resume is None else Path(run.resume).resolve()
+    folder = run.folder(name)
+    found = {} if folder is None or not folder.is_dir() else _found(folder)
+    return found[max(found)] if found else None
 
 
 def _found(folder: Path) -> dict[int, Path]:
@@ -221,7 +239,7 @@ def _read(path: Path, training: Mapping[str, Any]) -> Checkpoint:
         saved = json.loads((path / RECORD_NAME).read_text(encoding="utf-8"))["training"]
         check_same(path, dict(saved), training)
         state = torch.load(path / STATE_NAME, map_location="cpu", weights_only=True)
-        prepared = Prepared.from_state_dict(state["prepared"])
+        prepared = Prepared.from_state_dict(state["prepared"], Encodings.read(path, training))
         return Checkpoint(path=path, prepared=prepared, training=state["training"], seconds=state["seconds"])
     except OtherTrainingError:
         raise

@@ -1,9 +1,9 @@
 """Encoded prompts: text encoders run in batches, and before the denoiser is needed.
 
 The token states of a few hundred prompts take a gigabyte with T5, those of three thousand twelve. So prompts are
-encoded in batches, and only the rows that are needed again are kept, on the CPU. No prompt is encoded twice, except
-those of the iterations, which are encoded in the same batches as in a resumed training. All prompts are encoded before
-the denoiser's first evaluation, so the text encoders and the denoiser need not be in memory together.
+encoded in batches, and only the rows that are needed again are kept, on the CPU. No prompt is encoded twice; a resumed
+training takes the rows from its checkpoint. All prompts are encoded before the denoiser's first evaluation, so the text
+encoders and the denoiser need not be in memory together.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..arguments import warn_user
 from ..families import Conditioning, Family
+from .encodings import Encodings
 
 _BATCH = 16
 
@@ -37,14 +38,9 @@ class Encoded:
         """The family that encodes the prompts."""
         return self._family
 
-    def add(self, prompts: Sequence[str], *, again: bool = False) -> None:
-        """Encode and keep the prompts that are not kept yet.
-
-        Args:
-            prompts: The prompts.
-            again: Encode also those that are kept. In its last bits, an encoding depends on the prompts in its batch.
-        """
-        new = [prompt for prompt in dict.fromkeys(prompts) if again or prompt not in self._conditionings]
+    def add(self, prompts: Sequence[str]) -> None:
+        """Encode and keep the prompts that are not kept yet."""
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._conditionings]
         for start, conditioning in self._encode(new):
             for i, prompt in enumerate(new[start : start + _BATCH]):
                 # A copy: a view would keep the whole batch in memory.
@@ -55,6 +51,19 @@ class Encoded:
         """Add these prompts and forget all others."""
         self.add(prompts)
         self._conditionings = {prompt: self._conditionings[prompt] for prompt in dict.fromkeys(prompts)}
+
+    def stored(self, prompts: Sequence[str]) -> Encodings:
+        """The kept conditionings of these prompts, each once."""
+        prompts = tuple(dict.fromkeys(prompts))
+        rows = [self._conditionings[prompt] for prompt in prompts]
+        return Encodings(prompts, {key: torch.cat([row[key] for row in rows]) for key in rows[0]})
+
+    def restore(self, encodings: Encodings) -> None:
+        """Keep what `stored` returned, and nothing else."""
+        self._conditionings = {
+            prompt: {key: value[i : i + 1] for key, value in encodings.conditioning.items()}
+            for i, prompt in enumerate(encodings.prompts)
+        }
 
     def states(self, prompts: Sequence[str]) -> Iterator[tuple[list[int], Tensor]]:
         """Numbers of n of the prompts, and their token states, (n, tokens, width), float32.
@@ -72,6 +81,8 @@ class Encoded:
 
     def _encode(self, prompts: Sequence[str]) -> Iterator[tuple[int, Conditioning]]:
         """Batches of conditionings, each with the number of its first prompt. More than one have a progress bar."""
+        if prompts:
+            check_encoders(self._family)
         with ExitStack() as stack:
             bar = None
             if len(prompts) > _BATCH:
@@ -92,6 +103,29 @@ class Encoded:
     def nbytes(self) -> int:
         """Bytes of the kept conditionings."""
         return sum(value.nbytes for row in self._conditionings.values() for value in row.values())
+
+
+def check_encoders(family: Family) -> None:
+    """Refuse a pipeline without its text encoders.
+
+    Raises:
+        ValueError: With what to do.
+    """
+    if not has_encoders(family):
+        raise ValueError(
+            "The pipeline has no text encoder (text_encoder=None), and prompts must be encoded. Load it with its text "
+            "encoders, or go on from a checkpoint, which has the encoded prompts: resume=..."
+        )
+
+
+def has_encoders(family: Family) -> bool:
+    """Whether the pipeline has a text encoder; some pipelines have several, not all of which are needed."""
+    return any(family.pipe.components[name] is not None for name in encoder_names(family))
+
+
+def encoder_names(family: Family) -> list[str]:
+    """Names of the pipeline's text encoders, whether they are loaded or not."""
+    return [name for name in family.pipe.components if name.startswith("text_encoder")]
 
 
 def warn_of_long(family: Family, prompts: Iterable[str]) -> None:

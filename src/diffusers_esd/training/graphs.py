@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..denoiser import has_hooks
 from ..families import Family
+from ..quantization import quantization
 from ..run import RunConfig
 
 _LOGGER = logging.getLogger(__name__)
@@ -146,4 +147,6 @@ def obstacle(family: Family, run: RunConfig) -> str:
         return f"the device is {family.device.type}, and needs to be cuda"
     if has_hooks(family.denoiser):
         return "the denoiser has hooks, such as those of offloading"
+    if kinds := quantization(family.denoiser):
+        return f"the denoiser is quantised ({kinds}), and it is not known whether its layers can be captured"
     return ""

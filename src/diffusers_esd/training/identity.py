@@ -15,6 +15,7 @@ from ..families import Family
 from ..limits import Limits
 from ..low_rank import Layers
 from ..provenance import package_versions
+from ..quantization import quantization
 
 _LONGEST = 80  # characters of a value in an error
 
@@ -50,6 +51,7 @@ def identify(
         "beside": list(beside),
         "active adapters": active_scales(family.denoiser),
         "fingerprint of the base weights": fingerprint(family.denoiser),
+        "quantisation of the base weights": quantization(family.denoiser) or None,
         "type of the base weights": str(family.dtype),
         # Computed again, A and B may differ by a rotation, which does not change their norms.
         "norm of the erasures": start and f"{sum((a.norm() * b.norm()).item() for a, b in start.values()):.4g}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -13,6 +14,7 @@ from torch.nn import functional
 from ..denoiser import Denoiser, base_layer
 from ..families import Family
 from ..modes import evaluation
+from ..quantization import weight_shape
 from ..streams import stream
 
 Observer = Callable[[str, Tensor], None]
@@ -21,7 +23,7 @@ Observer = Callable[[str, Tensor], None]
 
 def layer_width(layer: Any) -> int:
     """The d of a layer's inputs."""
-    return base_layer(layer).weight[0].numel()
+    return math.prod(weight_shape(base_layer(layer))[1:])
 
 
 def sampled_inputs(layer: Any, h: Tensor, n: int, generator: torch.Generator) -> Tensor:

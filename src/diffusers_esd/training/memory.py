@@ -1,8 +1,11 @@
-"""What a training does for memory, and undoes afterwards: offloading, gradient checkpointing. What else would help."""
+"""What a training does for memory, and undoes afterwards: offloading, gradient checkpointing. What else would help.
+
+Only text encoders that are dropped do not come back.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,17 +18,70 @@ from torch import nn
 from ..config import ESDConfig
 from ..denoiser import Denoiser, has_hooks
 from ..families import Family
+from ..quantization import is_in_float8
 from ..run import RunConfig
+from .encoding import encoder_names
 
 
 @contextmanager
 def offloaded(family: Family, run: RunConfig) -> Iterator[None]:
-    """With `offload`, the pipeline's other models on the CPU."""
+    """The denoiser alone on the pipeline's device, as far as `run` says so; all prompts must be encoded.
+
+    With `free_text_encoders` the text encoders are dropped, with `offload` the other models are on the CPU. Then the
+    denoiser may have waited on the CPU, and moves to the device.
+    """
+    device, denoiser = family.device, family.denoiser
+    if run.free_text_encoders:
+        for name in encoder_names(family):
+            setattr(family.pipe, name, None)
     others = _movable(family) if run.offload else []
+    is_alone = bool(others) or run.free_text_encoders
     with offload_models(*others, device="cpu", offload=bool(others)):
-        if others:
+        if is_alone:
             free_memory()
-        yield
+        waits = is_alone and not has_hooks(denoiser) and next(denoiser.parameters()).device != device
+        with offload_models(denoiser, device=device, offload=waits):
+            yield
+    if waits:
+        free_memory()
+
+
+def check_memory(family: Family, run: RunConfig) -> None:
+    """Refuse what cannot save memory on this pipeline.
+
+    Raises:
+        ValueError: If the denoiser does not support `gradient_checkpointing` or its weights are in float8 (layerwise
+            casting), or hooks keep the text encoders that are to be dropped.
+    """
+    denoiser = family.denoiser
+    if run.gradient_checkpointing and not denoiser._supports_gradient_checkpointing:
+        raise ValueError(f"A {type(denoiser).__name__} does not support `gradient_checkpointing`; set it to False.")
+    if (run.gradient_checkpointing or denoiser.is_gradient_checkpointing) and is_in_float8(denoiser):
+        raise ValueError(
+            "Gradient checkpointing and layerwise casting do not work together: the weights would be in float8 when "
+            "activations are computed again. Set `gradient_checkpointing` to False and call "
+            "disable_gradient_checkpointing() on the denoiser, or load it with quantization_config instead."
+        )
+    encoders = [family.pipe.components[name] for name in encoder_names(family)]
+    if run.free_text_encoders and any(model is not None and has_hooks(model) for model in encoders):
+        raise ValueError(
+            "`free_text_encoders` cannot drop text encoders that hooks move, such as those of "
+            "enable_model_cpu_offload(), because the hooks keep them. Call pipe.remove_all_hooks() first, or leave it "
+            "out."
+        )
+
+
+def check_several(run: RunConfig, concepts: Sequence[str]) -> None:
+    """Refuse to drop text encoders that the next concept needs.
+
+    Raises:
+        ValueError: With what to do.
+    """
+    if run.free_text_encoders and len(concepts) > 1:
+        raise ValueError(
+            f"`free_text_encoders` drops the text encoders, which are needed again for each of {len(concepts)} "
+            "concepts. Leave it out, or move them away with `offload`=True."
+        )
 
 
 @contextmanager
@@ -60,11 +116,11 @@ def _checkpoint(module: nn.Module, *inputs: Any) -> Any:
 @contextmanager
 def with_memory_advice(family: Family, config: ESDConfig, run: RunConfig) -> Iterator[None]:
     """Out of memory, an error says what would need less, what saves most first."""
+    graphs = run.capture and family.device.type == "cuda"  # afterwards, nothing may be there any more
     try:
         yield
     except torch.OutOfMemoryError as error:
         batch = f"batch_size=1, gradient_accumulation_steps={config.batch_size * config.gradient_accumulation_steps}"
-        graphs = run.capture and family.device.type == "cuda"
         others = [
             "" if run.gradient_checkpointing else "gradient_checkpointing=True (a checkpoint can be resumed with it)",
             batch if config.batch_size > 1 else "",

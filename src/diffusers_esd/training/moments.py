@@ -182,11 +182,15 @@ def text_inputs(
 
 
 def _of_states(encoded: Encoded, prompts: Sequence[str], n: int) -> list[Tensor]:
-    """The mean of h h' over the token states h of every n-th prompt, for each of the n first prompts."""
+    """The mean of h h' over the token states h of every n-th prompt, for each of the n first prompts.
+
+    States of zeros are padding, and do not count: with them, A would grow with the number of tokens that a prompt gets.
+    """
     sums: list[Any] = [0.0] * n
     counts = [0] * n
     for numbers, states in encoded.states(prompts):
         for i in range(n):
             h = states[[number % n == i for number in numbers]].flatten(0, 1)
+            h = h[h.any(1)]
             sums[i], counts[i] = sums[i] + h.T @ h, counts[i] + len(h)
     return [total / max(1, count) for total, count in zip(sums, counts, strict=True)]

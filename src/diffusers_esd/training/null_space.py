@@ -9,27 +9,31 @@ computed from both halves. Layers with a large leak, such as those that depend o
 
 The inputs of a cross-attention's keys and values follow from the text, so their moments are computed from all prompts
 without evaluating the denoiser. All other layers see the image too; their moments come from a few short trajectories,
-of which each layer keeps a random sample of its inputs, on the CPU. No layer is too wide for that.
+of which each layer keeps a random sample of its inputs, on the CPU. No layer is too wide for that. A layer that text
+and image share must answer the concept's text alone: image tokens of all prompts count as preserved (`tokens`).
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..config import ESDConfig
-from ..families import Family
+from ..families import Conditioning, Family
 from ..limits import Limits
 from ..streams import stream
 from .encoding import Encoded
 from .inputs import observed
 from .moments import Inputs, cross_fitted, directions, text_inputs
 from .prompts import Prompts
+from .tokens import observed_tokens
 
 _PARTS = 2  # of the trajectories; the leak on each is measured with an A of the others
 _BATCH = 16  # largest number of samples in a batch
@@ -131,20 +135,36 @@ class NullSpaceFinder:
         names, prompts, limits = self._others, self._prompts, self._limits
         with self._family.progress_bar("null space", limits.steps * len(self.prompts)) as bar:
             parts = [
-                [trajectories.inputs(names, runs, f"{side} {i}", bar.update) for side, runs in sides.items()]
+                {side: trajectories.inputs(names, runs, f"{side} {i}", bar.update) for side, runs in sides.items()}
                 for i, sides in enumerate(_parts(prompts))
             ]
         fixed_a, leaks = {}, {}
         with self._family.progress_bar("null space, layers", len(names)) as bar:
             for name in names:
                 # Popped, so that memory is free as soon as a layer is done.
-                inputs = [
-                    Inputs(*(torch.cat(side.pop(name)).to(self._family.device, torch.float32) for side in part))
-                    for part in parts
-                ]
+                inputs = [self._inputs(part, name) for part in parts]
                 fixed_a[name], leaks[name] = cross_fitted(inputs, self._config.rank, limits.state_strength)
                 bar.update()
         return fixed_a, leaks
+
+    def _inputs(self, part: Mapping[str, _Rows], name: str) -> Inputs:
+        """A layer's inputs in a part: all images are preserved."""
+        kept, concept = part["kept"], part["concept"]
+        sides = ([*kept.rows.pop(name), *kept.images.pop(name), *concept.images.pop(name)], concept.rows.pop(name))
+        return Inputs(*(torch.cat(side).to(self._family.device, torch.float32) for side in sides))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Parts of the inputs of each layer, (n, d), on the CPU in the denoiser's type.
+
+    Attributes:
+        rows: By the layer's name; of a layer with known places those of text.
+        images: Those of image tokens, for layers with known places; empty lists for the others.
+    """
+
+    rows: dict[str, list[Tensor]]
+    images: dict[str, list[Tensor]]
 
 
 class _ShortTrajectories:
@@ -156,13 +176,14 @@ class _ShortTrajectories:
         self._schedule = family.schedule(limits.steps, shape, config.guidance_scale)
         self._seed, self._samples, self._encoded = config.seed, limits.samples, encoded
         self._batch = max(1, min(_BATCH, _POSITIONS // math.prod(shape[1:])))
+        self._conditioning: Conditioning = {}  # of the current evaluation
         self.evaluations = 0
 
     @torch.no_grad()
     def inputs(
         self, names: Sequence[str], prompts: Sequence[str], purpose: str, advance: Callable[[int], object]
-    ) -> dict[str, list[Tensor]]:
-        """Parts of the inputs of each layer, (n, d), on the CPU in the denoiser's type.
+    ) -> _Rows:
+        """A random sample of the inputs of each layer.
 
         Args:
             names: Names of the layers.
@@ -171,19 +192,15 @@ class _ShortTrajectories:
             advance: Called with the number of samples after each evaluation.
         """
         schedule, family = self._schedule, self._schedule.family
-        rows: dict[str, list[Tensor]] = {name: [] for name in names}
-
-        def keep(name: str, h: Tensor) -> None:
-            rows[name].append(h.to("cpu", family.dtype))
-
-        with observed(family.denoiser, names, self._samples, keep, self._seed, purpose):
+        seen = _Rows({name: [] for name in names}, {name: [] for name in names})
+        with self._observed(names, seen, purpose):
             for start in range(0, len(prompts), self._batch):
                 batch = prompts[start : start + self._batch]
-                conditioning = self._encoded.rows(batch)
+                self._conditioning = self._encoded.rows(batch)
                 x_t = schedule.noise(stream(self._seed, "moments", purpose, start), len(batch))
                 for i in range(len(schedule.timesteps)):
                     position = torch.full((len(batch),), i, device="cpu")
-                    e = schedule.predict(x_t, position, conditioning)
+                    e = schedule.predict(x_t, position, self._conditioning)
                     if not e.isfinite().all():
                         raise ValueError(
                             f"Predictions in {family.dtype} overflow; load the pipeline in bfloat16 or float32."
@@ -191,7 +208,26 @@ class _ShortTrajectories:
                     x_t = schedule.step(e, x_t, position, position + 1)
                     self.evaluations += len(batch)
                     advance(len(batch))
-        return rows
+        return seen
+
+    @contextmanager
+    def _observed(self, names: Sequence[str], seen: _Rows, purpose: str) -> Iterator[None]:
+        """Fill `seen` with inputs at every evaluation inside."""
+        family = self._schedule.family
+        placed = [name for name in names if re.match(f"{family.text_inputs}|{family.shared_layers}", name)]
+        others = [name for name in names if name not in placed]
+
+        def keep(name: str, rows: Tensor, images: Tensor | None = None) -> None:
+            seen.rows[name].append(rows.to("cpu", family.dtype))
+            if images is not None:
+                seen.images[name].append(images.to("cpu", family.dtype))
+
+        options: tuple[int, Any, int, str] = (self._samples, keep, self._seed, purpose)
+        with (
+            observed(family.denoiser, others, *options),
+            observed_tokens(family, lambda: self._conditioning, placed, *options),
+        ):
+            yield
 
 
 def _parts(prompts: Prompts) -> list[dict[str, tuple[str, ...]]]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ..config import ESDConfig
 from ..denoiser import base_layer
 from ..groups import MIXED
+from ..quantization import stored_bytes, weight_shape
 from .anchors import Anchors
 from .encoding import Encoded
 from .inputs import layer_width
@@ -147,7 +148,7 @@ def _memory(task: Task, layers: Sequence[str], others: Sequence[str]) -> dict[st
     """
     family, config, limits, prompts = task.family, task.config, task.limits, task.prompts
     modules = {layer: family.denoiser.get_submodule(layer) for layer in layers}
-    outputs = sum(len(base_layer(module).weight) for module in modules.values())
+    outputs = sum(weight_shape(base_layer(module))[0] for module in modules.values())
     inputs = sum(map(layer_width, modules.values()))
     # Weights and gradients in float32, Adam's two averages in float32 or eight bits; a fixed A has weights alone.
     each = 16 if config.optimizer == "adam" else 10
@@ -157,7 +158,7 @@ def _memory(task: Task, layers: Sequence[str], others: Sequence[str]) -> dict[st
     encoded = Encoded(family)
     encoded.add(prompts.student[:1])
     return {
-        "denoiser": sum(p.nbytes for p in family.denoiser.parameters()),
+        "denoiser": sum(stored_bytes(p) for p in family.denoiser.parameters()),
         "adapter and Adam": config.rank * size,
         "inputs of layers, before training, on the CPU": rows
         * family.dtype.itemsize

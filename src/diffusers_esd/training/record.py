@@ -7,6 +7,7 @@ from ..families import Family
 from ..groups import MIXED, Selection
 from ..limits import Limits
 from ..provenance import Provenance, package_versions
+from ..quantization import quantization
 from .loop import Training
 from .null_space import NullSpace
 
@@ -43,6 +44,7 @@ def record(
         concepts=prompts.concepts,
         base_model=model_name(family.pipe),
         base_fingerprint=fingerprint(family.denoiser),
+        base_quantization=quantization(family.denoiser),
         family=type(family).__name__,
         component=family.component,
         pattern=trained.pattern,

@@ -12,6 +12,7 @@ from ..files import remove_leftovers, whole
 from ..pictures.draw import draw
 from ..pictures.grid import beside
 from ..run import RunConfig
+from .encoding import has_encoders
 from .memory import onloaded
 from .surroundings import own_settings
 from .task import Task
@@ -25,12 +26,13 @@ def check_samples(family: Family, run: RunConfig) -> None:
     """Refuse a pipeline that cannot draw the samples that are asked for.
 
     Raises:
-        ValueError: If it has no autoencoder.
+        ValueError: If it has no autoencoder, or no text encoder.
     """
-    if run.sample_every is not None and family.pipe.vae is None:
+    part = "autoencoder (vae=None)" if family.pipe.vae is None else "text encoder (text_encoder=None)"
+    if run.sample_every is not None and (family.pipe.vae is None or not has_encoders(family)):
         raise ValueError(
-            f"`sample_every`={run.sample_every} needs a pipeline that can draw, and this one has no autoencoder "
-            "(vae=None). Load it with its autoencoder, or set `sample_every` to None."
+            f"`sample_every`={run.sample_every} needs a pipeline that can draw, and this one has no {part}. Load it "
+            "with all its parts, or set `sample_every` to None."
         )
 
 

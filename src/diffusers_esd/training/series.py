@@ -29,6 +29,7 @@ from ..storage import check_folder, read_file
 from ..summary import outcome
 from .identity import differences
 from .launch import joined
+from .memory import check_several
 from .prompts import check_concepts
 from .trainer import ESDTrainer
 
@@ -96,7 +97,7 @@ def check_each(concepts: Sequence[str], folder: Path, config: ESDConfig, run: Ru
     Raises:
         TypeError: If a concept is not a string.
         ValueError: If there is no concept, one is empty or there twice, two would have the same name, the configuration
-            is not for a single concept, `output_dir` is `folder`, or `resume` is the checkpoint of one of them.
+            is not for a single concept, or `run` is not for several.
         FileExistsError: If the folder of a concept has something else, or an erasure with another configuration.
     """
     if run.output_dir is not None and Path(run.output_dir).resolve() == folder.resolve():
@@ -115,6 +116,7 @@ def check_each(concepts: Sequence[str], folder: Path, config: ESDConfig, run: Ru
         names[name] = concept
     if not names:
         raise ValueError("`concepts` is empty; give at least one.")
+    check_several(run, concepts)
     there = ((concept, _there(concept, folder / name, config)) for name, concept in names.items())
     return {concept: found for concept, found in there if found is not None}
 
@@ -183,7 +185,7 @@ def erase_each(
     """
     trainer = ESDTrainer(pipe, config, run=run, family=family, limits=limits, **{**overrides, "data_parallel": False})
     concepts, root = [concepts] if isinstance(concepts, str) else list(concepts), Path(folder)
-    tell = report or (lambda _: None)
+    tell, is_ended = report or (lambda _: None), False
     processes = joined(trainer.family.device)
     processes.check_equal({"concepts": list(concepts), **trainer.config.to_dict()})
     found = processes.from_main(lambda: _found(trainer, concepts, root))
@@ -191,7 +193,6 @@ def erase_each(
     own = list(found.values()) if processes.is_main else []
     for there in own:
         tell(there)
-    is_ended = False
     for concept in waiting[processes.rank :: processes.number]:
         result = _not_started(concept, root) if is_ended else _erased(trainer, concept, root, draw=check)
         is_ended |= result.status == "interrupted"
@@ -232,8 +233,7 @@ def _erased(trainer: ESDTrainer, concept: str, root: Path, *, draw: bool) -> Out
         status, text = "interrupted", ""
     except Exception as error:
         status, text = "failed", " ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
-    seconds = time.monotonic() - started
-    return Outcome(concept=concept, folder=folder, status=status, text=text, seconds=seconds)
+    return Outcome(concept=concept, folder=folder, status=status, text=text, seconds=time.monotonic() - started)
 
 
 def _not_started(concept: str, root: Path) -> Outcome:

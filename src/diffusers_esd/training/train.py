@@ -7,7 +7,7 @@ the adapter may answer, `loop` trains it, `record` collects what happened.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -107,29 +107,25 @@ def _erasure(
 def _prepared(task: Task, checkpoint: Checkpoint | None) -> Iterator[Prepared]:
     """What is known before the first iteration, found or from a checkpoint; inside, other models may be offloaded.
 
-    All prompts are encoded here: the text encoders are not needed any more when the denoiser is.
+    All prompts are encoded here: the text encoders are not needed any more when the denoiser is. A checkpoint has them
+    encoded, and so do the processes that get what the main one has found.
     """
-    prompts, encoded, processes = task.prompts, task.encoded, task.processes
-    needed = ["", *prompts.concepts, *prompts.student, *prompts.loss]
+    processes = task.processes
     with ExitStack() as stack:
-        if checkpoint is None:
-            prepared = processes.from_main(lambda: _prepare(task, needed, stack))
-        else:
-            prepared = checkpoint.prepared
+        prepared = processes.from_main(lambda: _prepare(task, stack)) if checkpoint is None else checkpoint.prepared
         if checkpoint is not None or not processes.is_main:
-            encoded.add([*needed, *prepared.compared])
             stack.enter_context(offloaded(task.family, task.run))
+        task.encoded.restore(prepared.encodings)
         yield prepared
 
 
-def _prepare(task: Task, needed: Sequence[str], stack: ExitStack) -> Prepared:
+def _prepare(task: Task, stack: ExitStack) -> Prepared:
     """What is known before the first iteration. Until the stack is closed, other models may be offloaded."""
-    encoded, anchor_finder = task.encoded, _anchor_finder(task)
-    needed = [*needed, *anchor_finder.prompts]
-    # In the same batches as in a resumed training. All others are encoded once.
-    encoded.add(needed, again=True)
+    encoded, prompts, anchor_finder = task.encoded, task.prompts, _anchor_finder(task)
+    needed = ["", *prompts.concepts, *prompts.student, *prompts.loss]
+    encoded.add([*needed, *anchor_finder.prompts])  # before the null space, which keeps only its own
     finder = _null_space_finder(task)
-    encoded.keep_only([*needed, *([] if finder is None else finder.prompts)])
+    encoded.keep_only([*needed, *anchor_finder.prompts, *([] if finder is None else finder.prompts)])
     stack.enter_context(offloaded(task.family, task.run))
     with uncompiled(task.family):
         anchors = anchor_finder.find()
@@ -137,8 +133,8 @@ def _prepare(task: Task, needed: Sequence[str], stack: ExitStack) -> Prepared:
     fixed_a: Mapping[str, Tensor] | None = None if space is None else space.fixed_a
     if task.start is not None:
         fixed_a = {layer: a for layer, (a, _) in task.start.items()}
-    compared = tuple(anchor_finder.prompts)
-    return Prepared(prompts=task.prompts, compared=compared, anchors=anchors, space=space, fixed_a=fixed_a)
+    encodings = encoded.stored([*needed, *anchors.prompts.values()])
+    return Prepared(prompts=prompts, encodings=encodings, anchors=anchors, space=space, fixed_a=fixed_a)
 
 
 def plan(task: Task) -> Plan:

@@ -24,6 +24,7 @@ from ..run import RunConfig
 from .begin import begin, chosen
 from .encoding import Encoded, warn_of_long
 from .launch import joined
+from .memory import check_memory
 from .plan import Plan
 from .progress import Callback
 from .prompts import Prompts, check_concepts, given_prompts
@@ -68,10 +69,7 @@ class ESDTrainer:
         self.limits = limits or Limits()
         check_packages(self.config, self.run)
         self.family = checked_family(pipe, family)
-        if self.run.gradient_checkpointing and not self.family.denoiser._supports_gradient_checkpointing:
-            raise ValueError(
-                f"A {type(self.family.denoiser).__name__} does not support `gradient_checkpointing`; set it to False."
-            )
+        check_memory(self.family, self.run)
         check_samples(self.family, self.run)
         self._shape = self.family.latent_shape(self.config.size)
         # For their errors only; what is trained may have changed until `erase` is called.

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ...denoiser import base_layer
 from ...families import Family, family_for
 from ...limits import Limits
+from ...quantization import check_full_weights
 from ...training import vocabulary
 from ...training.encoding import Encoded
 from ..methods import Draw, Method, base_record, drawer
@@ -114,7 +115,7 @@ def edited_layers(family: Family) -> list[nn.Linear]:
     """Keys and values of the cross-attention, without adapters.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If there are none, or they are quantised.
     """
     named = family.denoiser.named_modules()
     layers = [base_layer(module) for name, module in named if name.endswith(("attn2.to_k", "attn2.to_v"))]
@@ -123,4 +124,5 @@ def edited_layers(family: Family) -> list[nn.Linear]:
             f"The closed form edits a U-Net's attn2.to_k and attn2.to_v, and a {type(family.denoiser).__name__} has "
             "none that it could; use it with Stable Diffusion 1.x, 2.x or XL."
         )
+    check_full_weights(family.denoiser, "the closed form", "Other methods work on a quantised model.")
     return layers
