@@ -85,7 +85,7 @@ def test_it_needs_no_network_and_fits(width: int, app: App, browser: Browser) ->
         requests = requests_of(page)
         page.reload(wait_until="load")
         expect(status(page)).to_contain_text("Nothing runs yet")
-        for tab in ("Stack", "Measure", "Save and share", "Erase"):
+        for tab in ("Stack", "Measure", "Share", "Erase"):
             page.get_by_role("tab", name=tab).click()
             check_fits(page)
         assert requests
@@ -122,7 +122,7 @@ def test_erase_stack_compare_export_and_load_again(app: App, browser: Browser, t
         page.get_by_role("button", name="Calibrate").click()
         done(page, "leaves it intact: there is nothing to calibrate")
 
-        page.get_by_role("tab", name="Save and share").click()
+        page.get_by_role("tab", name="Share").click()
         page.get_by_label("Name").fill("mine")
         page.get_by_role("button", name="Export", exact=True).click()
         done(page, "mine.comfyui.safetensors")

@@ -53,7 +53,7 @@ def page(desk: Desk, model: str, downloads: Path) -> gr.Blocks:
                         compare = compare_form()
                     with gr.Tab("Measure"):
                         measure = measure_form(desk.judge.name or "CLIP")
-                    with gr.Tab("Save and share"):
+                    with gr.Tab("Share"):
                         share = share_form(is_local=desk.is_local)
                 explicit.render()
                 with gr.Accordion("The pipeline in Python", open=False):
