@@ -23,6 +23,7 @@ MINUTES = 8 * 60_000  # milliseconds
 
 def erase(page: Page) -> None:
     """Erase a cat, and wait for the end."""
+    expect(page.locator("#status")).to_contain_text("Nothing runs yet", timeout=MINUTES)
     page.get_by_label("Concept", exact=True).fill("a cat")
     page.get_by_label("when the prompt names it").check()
     page.get_by_label("Watch these prompts").fill("a cat\na dog")

@@ -149,7 +149,7 @@ def test_a_training_is_cancelled_and_outlives_its_page(app: App, browser: Browse
         with visiting(browser, app) as other:
             assert "gore" not in other.content()
             other.get_by_label("Concept", exact=True).fill("a cat")
-            other.get_by_role("button", name="What will be protected?").click()
+            other.get_by_role("button", name="What is protected?").click()
             done(other, "jobs of others before it: 1")
             page.get_by_role("button", name="Cancel").click()
             done(page, "saved as no-gore")

@@ -62,7 +62,7 @@ def erase_form() -> Form:
             fields["eta"] = _field("Strength, eta")
         fields["seed"] = _field("Seed")
     with gr.Row():
-        plan = gr.Button("What will be protected?", min_width=120, size="md")
+        plan = gr.Button("What is protected?", min_width=120, size="md")
         erase = gr.Button("Erase", variant="primary", min_width=120, size="md")
     return Form(fields, {"plan": plan, "erase": erase})
 
