@@ -33,7 +33,11 @@ def main() -> None:
         subprocess.run([sys.executable, str(script)], cwd=folder, check=True)
         assert Path(folder, "no-a-cat").is_dir()
     command = Path(sys.executable).parent / "diffusers-esd"
-    for arguments, expected in ((["--version"], diffusers_esd.__version__), (["demo", "--help"], "--output")):
+    for arguments, expected in (
+        (["--version"], diffusers_esd.__version__),
+        (["demo", "--help"], "--output"),
+        (["ui", "--help"], "--host"),
+    ):
         printed = subprocess.run([command, *arguments], capture_output=True, text=True, check=True).stdout
         assert expected in printed, printed
     subprocess.run([sys.executable, "-m", "diffusers_esd.cli", "--version"], check=True)
