@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from contextlib import chdir
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -41,8 +42,10 @@ def main(file: Path, width: int) -> None:
     """
     pipe = load()
     pipe.set_progress_bar_config(disable=True)
-    with TemporaryDirectory() as folder, sync_playwright() as playwright:
-        desk = Desk(Path(folder), Jobs(pipe), settings=lambda group, together: settings(group, anchor=together))
+    file = file.resolve()
+    # The code on the page names the folder as a user sees it.
+    with TemporaryDirectory() as folder, chdir(folder), sync_playwright() as playwright:
+        desk = Desk(Path("app-output"), Jobs(pipe), settings=lambda group, together: settings(group, anchor=together))
         with served(desk, "emoji_sd", host="127.0.0.1", port=None) as address:
             path = shutil.which("chromium") or shutil.which("google-chrome")
             browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
