@@ -123,7 +123,7 @@ def test_erase_stack_compare_export_and_load_again(app: App, browser: Browser, t
         done(page, "leaves it intact: there is nothing to calibrate")
 
         page.get_by_role("tab", name="Share").click()
-        page.get_by_label("Name").fill("mine")
+        page.get_by_label("Name", exact=True).fill("mine")
         page.get_by_role("button", name="Export", exact=True).click()
         done(page, "mine.comfyui.safetensors")
         with page.expect_download() as download:

@@ -25,7 +25,10 @@ def add_model(parser: Any, *, stored: bool = False, optional: bool = False) -> N
     dtype = "those of its files" if stored else "float32 on the CPU, otherwise bfloat16, or float16 if the GPU lacks it"
     device = "cpu" if stored else "the best that is there"
     text = "the model: folder or Hub id (user/name) of a pipeline, or its single file (.safetensors)"
-    parser.add_argument("model", help=text, **({"nargs": "?"} if optional else {}))
+    if optional:
+        parser.add_argument("model", nargs="?", help=f"{text} (default: none)")
+    else:
+        parser.add_argument("model", help=text)
     given = parser.add_argument_group("how the model is loaded")
     text = f"type of the weights (default: {dtype})"
     given.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help=text)
