@@ -91,25 +91,26 @@ def _scaling(options: argparse.Namespace) -> Iterator[str]:
 
 def _memory(options: argparse.Namespace) -> Iterator[str]:
     if options.card is not None:
-        total = torch.cuda.get_device_properties().total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, options.card * 2**30 / total))
         options.where += f", {options.card:g} GiB"
     return memory.written(_memories(options), options.output or Path("memory.json"), options.where)
 
 
 def _memories(options: argparse.Namespace) -> Iterator[memory.Memory]:
+    """Each row is measured in a process of its own: after an error of CUDA, a process cannot use the GPU any more."""
     started = time.monotonic()
     for way in memory.ways(options.model, options.device, quantised=options.quantised):
         if time.monotonic() - started > options.seconds:
             yield memory.Memory(way, note=f"not measured in {options.seconds:g} seconds")
         else:
-            yield _run(options.device, memory.measured, way, options.device)
+            yield _apart(memory.measured, way, options.device, options.card)
 
 
 def _run(device: str, function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function, on a CPU in a process of its own."""
-    if device == "cuda":
-        return function(*arguments)
+    return function(*arguments) if device == "cuda" else _apart(function, *arguments)
+
+
+def _apart(function: Callable[..., Any], *arguments: Any) -> Any:
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 

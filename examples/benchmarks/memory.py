@@ -114,9 +114,18 @@ def ways(model: str | None, device: str, *, quantised: bool) -> list[Way]:
     return [way for way in chosen if model in (None, way.model)]
 
 
-def measured(way: Way, device: str) -> Memory:
-    """Measure a row in this process. An error becomes its note."""
+def measured(way: Way, device: str, card: float | None = None) -> Memory:
+    """Measure a row in this process. An error becomes its note.
+
+    Args:
+        way: What is measured.
+        device: `"cpu"` or `"cuda"`.
+        card: PyTorch gets so many GiB of the GPU; `None` means all.
+    """
     try:
+        if card is not None:
+            total = torch.cuda.get_device_properties().total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, card * 2**30 / total))
         return _measure(way, device)
     except Exception as error:
         lines = str(error).splitlines() or [""]

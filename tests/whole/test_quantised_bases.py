@@ -18,7 +18,6 @@ from diffusers_esd import (
     Erasure,
     ESDTrainer,
     bake,
-    calibrate,
     evaluate,
     import_erasure,
     merge,
@@ -184,12 +183,10 @@ def test_erasures_of_a_quantised_base_work_together(tmp_path: Path) -> None:
 def test_what_else_takes_a_quantised_pipeline(tmp_path: Path) -> None:
     pipe: Any = QUANTISED["GGUF Q8_0"]()
     intact, before = predicted(pipe), stored(pipe.unet)
-    trainer = ESDTrainer(pipe, **{**SHORT, "iterations": 60}, learning_rate=2e-2)
+    trainer = ESDTrainer(pipe, **SHORT, learning_rate=1e-2)
     parts = [trainer.erase(concept) for concept in ("a cat", "a dog")]
     for part in parts:
         part.remove(pipe)
-    scales = calibrate(pipe, parts)
-    assert list(scales) == parts
     refined = refine(pipe, parts, iterations=20, preserve=("a bus",))
     assert refined.provenance.base_quantization == "GGUF Q8_0"
     assert preview(pipe, refined, "a cat", num_inference_steps=1).size[0] > 0

@@ -40,9 +40,9 @@ class Family(ABC):
         text_layers: Regular expression that matches, from the start, the names of the layers that read the text: the
             group `"esd-x"`.
         text_inputs: The same for those among them whose inputs are text alone: the group `"esd-x-strict"`.
-        text_states: The same for the layers whose inputs are exactly the token states that `encode` returns: their
-            inputs are known without evaluating the denoiser.
+        text_states: The same for the layers whose inputs are the token states of `encode`, known without the denoiser.
         shared_layers: The same for the layers that are given text and image in one sequence, (B, tokens, width).
+        can_be_captured: Whether iterations run as CUDA graphs, as measured on a GPU.
         pipe: The pipeline.
     """
 
@@ -53,6 +53,7 @@ class Family(ABC):
     text_inputs: ClassVar[str] = TEXT_INPUTS
     text_states: ClassVar[str] = TEXT_INPUTS
     shared_layers: ClassVar[str] = r"(?!)"
+    can_be_captured: ClassVar[bool] = False
 
     def __init__(self, pipe: DiffusionPipeline) -> None:
         self.pipe: Any = pipe

@@ -11,6 +11,7 @@ class Kolors(StableDiffusionXL):
 
     pipelines = ("KolorsPipeline",)
     text_states = r"encoder_hid_proj$"
+    can_be_captured = False
 
     def check(self) -> None:
         """There is one text encoder, and no refiner."""

@@ -17,6 +17,7 @@ class StableDiffusion(DiffusionFamily):
 
     pipelines = ("StableDiffusionPipeline",)
     component = "unet"
+    can_be_captured = True
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Conditioning:
@@ -40,6 +41,7 @@ class StableDiffusionXL(DiffusionFamily):
 
     pipelines = ("StableDiffusionXLPipeline",)
     component = "unet"
+    can_be_captured = True
 
     def __init__(
         self,

@@ -22,6 +22,7 @@ class StableDiffusion3(FlowFamily):
     component = "transformer"
     text_layers = text_inputs = JOINT_TEXT_LAYERS
     text_states = r"context_embedder$"
+    can_be_captured = True
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Conditioning:

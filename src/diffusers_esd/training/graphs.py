@@ -145,6 +145,8 @@ def obstacle(family: Family, run: RunConfig) -> str:
         return "`capture` is False"
     if family.device.type != "cuda":
         return f"the device is {family.device.type}, and needs to be cuda"
+    if not family.can_be_captured:
+        return f"CUDA graphs of the family {type(family).__name__} are not known to work"
     if has_hooks(family.denoiser):
         return "the denoiser has hooks, such as those of offloading"
     if kinds := quantization(family.denoiser):
