@@ -14,6 +14,8 @@ $(VENV)/.stamp: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -c constraints.txt -e ".[dev]"
 	# Without what it depends on: tests read CLIP's list of tokens from it, nothing else.
 	$(BIN)/python -m pip install -c constraints.txt --no-deps open_clip_torch
+	# Without what it depends on, which `dev` lists: Gradio asks for Pillow 12, and runs with 13.
+	$(BIN)/python -m pip install -c constraints.txt --no-deps gradio
 	touch $@
 
 $(VENV)/.docs-stamp: $(VENV)/.stamp

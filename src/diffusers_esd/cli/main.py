@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from ..version import __version__
-from . import completion, demo, erase, erasures, evaluate, info, stacks, study
+from . import completion, demo, erase, erasures, evaluate, info, stacks, study, ui
 from .model import loading_bars
 
 
@@ -27,6 +27,7 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_commands(commands)
     info.add_commands(commands)
     study.add_commands(commands)
+    ui.add_commands(commands)
     demo.add_commands(commands)
     completion.add_commands(commands, make_parser)
     return parser
