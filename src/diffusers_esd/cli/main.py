@@ -10,20 +10,12 @@ import sys
 from collections.abc import Sequence
 
 from ..version import __version__
-from . import demo, erase, erasures, evaluate, info, stacks, study, ui
+from . import completion, demo, erase, erasures, evaluate, info, stacks, study, ui
 from .model import loading_bars
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command.
-
-    Args:
-        arguments: The arguments; `None` means those of the process.
-
-    Returns:
-        0, 1 after an error that is printed, 130 after Ctrl-C. A wrong call exits with 2. SIGTERM ends the process; a
-            shell shows 143.
-    """
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="diffusers-esd", description="Erase concepts from text-to-image models.", allow_abbrev=False
     )
@@ -37,7 +29,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     study.add_commands(commands)
     ui.add_commands(commands)
     demo.add_commands(commands)
-    options = parser.parse_args(arguments)
+    completion.add_commands(commands, make_parser)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: The arguments; `None` means those of the process.
+
+    Returns:
+        0, 1 after an error that is printed, 130 after Ctrl-C. A wrong call exits with 2. SIGTERM ends the process; a
+            shell shows 143.
+    """
+    options = make_parser().parse_args(arguments)
     try:
         with loading_bars(shown=not getattr(options, "quiet", False)):
             options.run(options)
