@@ -90,6 +90,8 @@ def test_numbers_of_a_form(desk: Desk, visitor: str, shelf: Shelf) -> None:
         desk.compare(visitor, {"no-a-cat": float("nan")}, COMPARISON)
     with pytest.raises(ValueError, match="`seeds` is empty"):
         desk.compare(visitor, {"no-a-cat": 1.0}, {**COMPARISON, "seeds": 0})
+    with pytest.raises(ValueError, match=r"^1 prompts with 1000000000000 seeds are too many"):
+        desk.compare(visitor, {"no-a-cat": 1.0}, {**COMPARISON, "seeds": 10**12})
 
 
 def test_publishing_needs_a_yes_and_elsewhere_a_token(desk: Desk, visitor: str, shelf: Shelf) -> None:
@@ -100,6 +102,9 @@ def test_publishing_needs_a_yes_and_elsewhere_a_token(desk: Desk, visitor: str, 
         ValueError, match=r"^Give a token of your account that can write: this app uses nobody else's\.$"
     ):
         replace(desk, is_local=False).publish(visitor, scales, PUBLISHED)
+    for token in (" \n", None):
+        with pytest.raises(ValueError, match=r"^Give a token of your account"):
+            replace(desk, is_local=False).publish(visitor, scales, {**PUBLISHED, "token": token})
     with pytest.raises(ValueError, match="`repo_id`"):
         desk.publish(visitor, scales, {**PUBLISHED, "repo_id": "x"})
 

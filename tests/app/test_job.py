@@ -66,12 +66,17 @@ def test_a_visitor_has_one_job(own: Jobs, ended: Any) -> None:
 
 
 def test_a_job_that_waits_is_cancelled_before_it_starts(own: Jobs, ended: Any) -> None:
-    first, second = Act(), Act()
+    first, second, third = Act(), Act(), Act()
     job, waiting = own.start("a", first), own.start("b", second)
     waiting.cancel()
+    assert (waiting.view.state, waiting.view.now) == ("stopped", "cancelled"), "before the first job has ended"
+    again = own.start("b", third)
+    assert own.before(again) == 1
+    third.go.set()
     first.go.set()
     assert ended(job).view.state == "done"
-    assert ended(waiting).view.state == "stopped"
+    assert ended(again).view.state == "done"
+    assert waiting.view.state == "stopped"
     assert not second.begun.is_set()
 
 
@@ -101,6 +106,15 @@ def test_errors_and_warnings_are_shown_and_the_next_job_starts(own: Jobs, ended:
     assert (view.state, view.now, view.notes) == ("failed", "It cannot be so.", ("A warning of the package.",))
     act.then = lambda job: None
     assert ended(own.start("a", act)).view.state == "done"
+
+
+def test_warnings_of_other_threads_are_not_shown(own: Jobs, ended: Any) -> None:
+    act = Act(then=lambda job: warn_user("Of the job."))
+    job = own.start("a", act)
+    assert act.begun.wait(20)
+    warn_user("Of another visitor's page.")
+    act.go.set()
+    assert ended(job).view.notes == ("Of the job.",)
 
 
 def test_an_error_that_is_not_the_packages_names_its_kind() -> None:

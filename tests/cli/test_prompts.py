@@ -173,6 +173,8 @@ def test_the_target_is_theirs(entry: dict[str, Any], tmp_path: Path) -> None:
         ("iterations: 5", "has no prompts: expected a list of entries with `target`, as LECO's, `prompts` or `targ"),
         ("[]", "has no prompts: expected a list"),
         ("config: {process: []}", "has 0 processes with `slider`; expected one."),
+        ("config: {process: 3}", "has 0 processes with `slider`; expected one."),
+        ("config: {process: [{slider: null}]}", "has 0 processes with `slider`; expected one."),
         ("targets: [{target_class: a, negative: a}]\nresolutions: [[8, 8], [9, 9]]", "`resolutions` has 2 sizes, and"),
     ],
 )

@@ -52,7 +52,8 @@ def test_without_the_small_model_it_says_what_to_install(
 def test_an_unknown_judge_is_refused_before_anything_is_loaded(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert main(["ui", "no-such/model", "--judge", "nobody", "-o", str(tmp_path)]) == 1
+    port = str(free_port())
+    assert main(["ui", "no-such/model", "--judge", "nobody", "-o", str(tmp_path), "--port", port]) == 1
     assert capsys.readouterr().err.startswith("error: There is no judge 'nobody'")
 
 
@@ -73,7 +74,7 @@ def test_help_is_light() -> None:
 
 def test_the_code_loads_the_same_model(model: str) -> None:
     pipe = tiny_pipeline()
-    given = {"model": model, "variant": None, "revision": None, "model_config": None}
+    given = {"model": model, "variant": None, "revision": None, "model_config": None, "quantize": None}
     namespace: dict[str, object] = {}
     exec(loading_code(argparse.Namespace(**given), pipe), namespace)
     loaded = namespace["pipe"]
@@ -81,6 +82,25 @@ def test_the_code_loads_the_same_model(model: str) -> None:
     assert loaded.dtype == torch.float32
     options = argparse.Namespace(**{**given, "variant": "fp16", "revision": "v1"})
     assert 'variant="fp16", revision="v1"' in re.sub(r",\s+", ", ", loading_code(options, pipe))
+    assert "# without the quantisation" not in loading_code(options, pipe)
+    options.quantize = "int8"
+    assert "\n# without the quantisation of --quantize int8\npipe = " in loading_code(options, pipe)
+
+
+def test_a_port_that_cannot_be_had_is_refused_before_anything_is_loaded(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["ui", "no-such/model", "--port", str(port), "-o", str(tmp_path / "app")]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: The app cannot listen on 127.0.0.1, port {port} (")
+    assert message.endswith("; give another --port.\n")
+    assert main(["ui", "no-such/model", "--port", "70000", "-o", str(tmp_path / "app")]) == 1
+    assert capsys.readouterr().err == "error: --port must be from 1 to 65535, got 70000.\n"
+    assert not (tmp_path / "app").exists()
 
 
 def free_port() -> int:

@@ -108,7 +108,7 @@ class Desk:
         """
         if form["sure"] is not True:
             raise ValueError("Tick that it may be published: anyone who has the file can load it at the scale -1.")
-        token = form["token"] or None
+        token = str(form["token"] or "").strip() or None
         if not self.is_local and token is None:
             raise ValueError("Give a token of your account that can write: this app uses nobody else's.")
 

@@ -92,20 +92,31 @@ class Job:
     def show(self, **fields: Any) -> None:
         """Change fields of the view."""
         with self._lock:
-            before = self.view.changes
-            changes = {**before, **dict.fromkeys(fields, max(before.values(), default=0) + 1)}
-            self.view = replace(self.view, changes=changes, **fields)
+            self._show(**fields)
 
     def note(self, text: str) -> None:
         """Add a warning to the view."""
         if text not in self.view.notes:
             self.show(notes=(*self.view.notes, text))
 
+    def start(self) -> None:
+        """Let it run.
+
+        Raises:
+            CancelledError: If the visitor has cancelled it.
+        """
+        with self._lock:
+            self.check()
+            self._show(state="running", now="starts")
+
     def cancel(self) -> None:
-        """Ask it to end."""
-        self._cancelled.set()
-        if not self.has_ended:
-            self.show(now="stops as soon as it can")
+        """Ask it to end. If it waits, it has ended."""
+        with self._lock:
+            self._cancelled.set()
+            if self.view.state == "waiting":
+                self._show(state="stopped", now="cancelled")
+            elif not self.has_ended:
+                self._show(now="stops as soon as it can")
 
     @property
     def is_cancelled(self) -> bool:
@@ -125,6 +136,11 @@ class Job:
         """
         if self.is_cancelled:
             raise CancelledError
+
+    def _show(self, **fields: Any) -> None:
+        before = self.view.changes
+        changes = {**before, **dict.fromkeys(fields, max(before.values(), default=0) + 1)}
+        self.view = replace(self.view, changes=changes, **fields)
 
 
 class Jobs:
@@ -186,8 +202,7 @@ class Jobs:
 
     def _run(self, job: Job) -> None:
         try:
-            job.check()
-            job.show(state="running", now="starts")
+            job.start()
             job.action.run(self._pipe, job)
         except CancelledError:
             job.show(state="stopped", now="cancelled", share=None)
@@ -206,10 +221,11 @@ def explained(error: BaseException) -> str:
 
 
 def _showing(job: Job, otherwise: Callable[..., None]) -> Callable[..., None]:
-    """Python's `showwarning`, which shows the package's warnings on the page."""
+    """Python's `showwarning`, which shows the package's warnings on the page, but not those of other threads."""
+    thread = threading.current_thread()
 
     def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
-        if category is UserWarning:
+        if category is UserWarning and threading.current_thread() is thread:
             job.note(str(message))
         else:
             otherwise(message, category, *place)

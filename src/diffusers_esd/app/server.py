@@ -35,25 +35,27 @@ def served(desk: Desk, model: str, *, host: str, port: int | None) -> Iterator[s
     downloads.mkdir(parents=True, exist_ok=True)
     before = os.environ.get(_FOLDER)
     os.environ[_FOLDER] = str(downloads)
-    blocks = page(desk, model, downloads)
-    _, address, _ = blocks.launch(
-        server_name=host,
-        server_port=port,
-        share=False,
-        prevent_thread_lock=True,
-        quiet=True,
-        footer_links=[],
-        ssr_mode=False,
-        pwa=False,
-        mcp_server=False,
-        enable_monitoring=False,
-        max_file_size="1kb",  # the page takes no files
-        **look(),
-    )
     try:
-        yield address
+        blocks = page(desk, model, downloads)
+        _, address, _ = blocks.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            prevent_thread_lock=True,
+            quiet=True,
+            footer_links=[],
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            enable_monitoring=False,
+            max_file_size="1kb",  # the page takes no files
+            **look(),
+        )
+        try:
+            yield address
+        finally:
+            blocks.close(verbose=False)
     finally:
-        blocks.close(verbose=False)
         desk.jobs.close()
         if before is None:
             del os.environ[_FOLDER]

@@ -53,7 +53,7 @@ class Merged:
     def run(self, pipe: Any, job: Job) -> None:
         """Merge and save. In the stack, the new erasure has the scale 0: its parts are there."""
         merge(self.sources, name=self.name).save_pretrained(self.folder)
-        self.shelf.keep({**self.scales, self.name: 0.0})
+        self.shelf.keep({**self.shelf.scales(), self.name: 0.0})
         text = f"**{self.name}** is saved. It is in the stack with scale 0, because its parts are there."
         job.show(now=f"saved as {self.name}", text=text, file=self.folder / WEIGHTS_NAME)
 

@@ -57,14 +57,13 @@ class Compared:
     title = "comparing without and with the stack"
 
     def __post_init__(self) -> None:
-        prompts, seeds = check_prompts("prompts", self.prompts), check_seeds(self.seeds)
+        prompts, seeds = check_prompts("prompts", self.prompts), len(self.seeds)
         _STEPS("steps", self.steps)
         if not prompts:
             raise ValueError("`prompts` is empty; give at least one, each in a line.")
-        if len(prompts) * len(seeds) * 2 > _MOST:
-            raise ValueError(
-                f"{len(prompts)} prompts with {len(seeds)} seeds are too many; {_MOST} images is the most."
-            )
+        if len(prompts) * seeds * 2 > _MOST:
+            raise ValueError(f"{len(prompts)} prompts with {seeds} seeds are too many; {_MOST} images is the most.")
+        check_seeds(self.seeds)
         if not self.explicit and is_explicit([*prompts, *concepts_of(self.shelf, self.scales)]):
             raise ValueError(EXPLICIT)
 
@@ -119,9 +118,9 @@ class Calibrated:
         """Measure, and put the scales into the stack."""
         job.show(now="measures what is left of each concept")
         with cancelled_in(pipe, job):
-            found = calibrate(pipe, self.sources)
-        scales = {Path(source).name: round(scale, 3) for source, scale in found.items()}
-        self.shelf.keep({**self.scales, **scales})
+            calibrated = calibrate(pipe, self.sources)
+        scales = {Path(source).name: round(scale, 3) for source, scale in calibrated.items()}
+        self.shelf.keep({**self.shelf.scales(), **scales})
         rows = [f"| {name} | {self.scales[name]:g} | {scale:g} |" for name, scale in scales.items()]
         lines = ["These scales are enough together:", "", "| erasure | before | now |", "|---|---|---|", *rows]
         job.show(now="calibrated", text="\n".join(lines))

@@ -221,7 +221,7 @@ def described(plan: Plan, synonyms: Sequence[str] = ()) -> str:
         plan: The plan.
         synonyms: The words that the visitor gave.
     """
-    towards = [f"**{c}** is erased towards {_quoted(a)}." for c, a in plan.anchors.items()]
+    towards = [f"**{_plain(c)}** is erased towards {_quoted(a)}." for c, a in plan.anchors.items()]
     lines = [*towards, f"**Protected**: {len(plan.preserved)} prompts must not change."]
     if plan.preserved:
         step = max(1, len(plan.preserved) // _EXAMPLES)

@@ -99,8 +99,9 @@ def _is_list(values: Any) -> bool:
 
 
 def _slider_of_job(file: Path, job: Mapping[str, Any]) -> Any:
-    processes = job.get("process") or []
-    sliders = [process["slider"] for process in processes if isinstance(process, dict) and "slider" in process]
+    processes = job.get("process")
+    items = processes if isinstance(processes, list) else []
+    sliders = [item["slider"] for item in items if isinstance(item, dict) and isinstance(item.get("slider"), dict)]
     if len(sliders) != 1:
         raise ValueError(f"{file} has {len(sliders)} processes with `slider`; expected one.")
     return {name: value for name, value in sliders[0].items() if name not in ("batch_full_slide", "low_ram")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import signal
+import socket
 import threading
 from importlib import import_module
 from importlib.util import find_spec
@@ -43,6 +44,7 @@ def _ui(options: argparse.Namespace) -> None:
 
     for package in ("gradio", "matplotlib"):
         import_extra(package, "ui")
+    _check_port(options.host, options.port)  # before the model is loaded
     options.output.mkdir(parents=True, exist_ok=True)
     from ..app.server import served
 
@@ -51,6 +53,17 @@ def _ui(options: argparse.Namespace) -> None:
     with served(desk, options.model or _SMALL, host=options.host, port=options.port) as address:
         print(f"{address}  (everything is saved in {options.output}; Ctrl-C ends it)", flush=True)
         threading.Event().wait()
+
+
+def _check_port(host: str, port: int) -> None:
+    if not 1 <= port <= 65535:
+        raise ValueError(f"--port must be from 1 to 65535, got {port}.")
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind((host, port))
+        except OSError as error:
+            raise OSError(f"The app cannot listen on {host}, port {port} ({error}); give another --port.") from error
 
 
 def _desk(options: argparse.Namespace) -> Any:
@@ -84,4 +97,5 @@ def loading_code(options: argparse.Namespace, pipe: Any) -> str:
     method = "from_single_file" if Path(options.model).is_file() else "from_pretrained"
     loaded = call(f"{name}.{method}", options.model, dtype=Name(pipe.dtype), **given)
     moved = "" if pipe.device.type == "cpu" else f".to({str(pipe.device)!r})"
-    return f"import torch\nfrom diffusers import {name}\n\npipe = {loaded}{moved}"
+    note = "" if options.quantize is None else f"# without the quantisation of --quantize {options.quantize}\n"
+    return f"import torch\nfrom diffusers import {name}\n\n{note}pipe = {loaded}{moved}"
