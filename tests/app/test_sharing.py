@@ -20,9 +20,10 @@ Wait = Callable[[Job], Job]
 
 def test_a_merge_is_its_code(shelf: Shelf, jobs: Jobs, visitor: str, ended: Wait) -> None:
     action = Merged(shelf, {"no-a-cat": 0.5, "no-a-dog": 1.0}, "both")
+    shelf.keep({"no-a-cat": 0.7, "no-a-dog": 1.0})  # a slider that was moved while the job waited
     job = ended(jobs.start(visitor, action))
     assert job.view.state == "done", job.view
-    assert shelf.scales() == {"no-a-cat": 0.5, "no-a-dog": 1.0, "both": 0.0}
+    assert shelf.scales() == {"no-a-cat": 0.7, "no-a-dog": 1.0, "both": 0.0}
     merged = Erasure.from_pretrained(shelf.erasure("both"))
     assert merged.provenance.parts == (("no-a-cat", 0.5), ("no-a-dog", 1.0))
     exec(action.code, {})
