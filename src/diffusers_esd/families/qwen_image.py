@@ -1,7 +1,7 @@
 """Qwen-Image: a transformer in which text and image attend to each other in every block. Experimental.
 
-The text stream's projections count as cross-attention here. `guidance_scale` is the pipeline's `true_cfg_scale`, with
-the empty prompt as its negative prompt. The pipeline gives each guided patch the length of the prediction for the
+The layers of the text's own stream count as cross-attention here. `guidance_scale` is the pipeline's `true_cfg_scale`,
+with the empty prompt as its negative prompt. The pipeline gives each guided patch the length of the prediction for the
 prompt, and so do trajectories.
 """
 
