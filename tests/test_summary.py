@@ -59,7 +59,7 @@ def test_the_rows_of_a_training(erasure: Erasure) -> None:
         assert shown.keys() == rows(erasure).keys()
     plain = rows(replace(erasure, config=ESDConfig(group="esd-x", null_space=False)))
     assert plain["group"] == "esd-x: the cross-attentions' queries, keys, values, outputs"
-    assert rows(made(tiny_flux(), group="esd-x"))["group"] == "esd-x: the text's own layers"
+    assert rows(made(tiny_flux(), group="esd-x"))["group"] == "esd-x: layers of the text alone"
 
 
 def test_the_anchor_is_shown_with_its_distance_and_is_the_zero_of_alignment(erasure: Erasure) -> None:

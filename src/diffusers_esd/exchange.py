@@ -92,9 +92,8 @@ def _checked_file(erasure: Erasure, tool: Tool | None) -> File:
     loaded = loaded_layers(tool, family, file, layers)
     missing = [layer for layer in layers if layer not in loaded]
     if len(missing) == len(layers):
-        raise ValueError(
-            f"{TITLES[tool]} finds none of the {len(layers)} layers of {erasure.name}, such as {missing[0]}."
-        )
+        count = len(layers)
+        raise ValueError(f"{TITLES[tool]} finds none of the {count} layers of {erasure.name}, such as {missing[0]}.")
     if missing:
         warn_user(
             f"{TITLES[tool]} does not find {len(missing)} of the {len(layers)} layers of {erasure.name}, with "

@@ -106,7 +106,7 @@ def _group(config: ESDConfig, provenance: Provenance) -> str:
     if config.group != "esd-x":
         return config.group
     if "attn2" not in provenance.pattern:
-        return "esd-x: the text's own layers"
+        return "esd-x: layers of the text alone"
     # A null space leaves out the queries and outputs, but only if there is something to preserve.
     is_confined = config.null_space and len(config.preserve) > 0
     return "esd-x: the cross-attentions' " + ("keys and values" if is_confined else "queries, keys, values, outputs")

@@ -1,6 +1,6 @@
 """Qwen-Image: a transformer in which text and image attend to each other in every block. Experimental.
 
-The layers of the text's own stream count as cross-attention here. `guidance_scale` is the pipeline's `true_cfg_scale`,
+The text's projections in the attentions count as cross-attention here. `guidance_scale` is the pipeline's `true_cfg_scale`,
 with the empty prompt as its negative prompt. The pipeline gives each guided patch the length of the prediction for the
 prompt, and so do trajectories.
 """
