@@ -198,6 +198,7 @@ COUNTS: dict[str, dict[Tool, tuple[File, int, int]]] = {
         "stable-diffusion.cpp": ("erasure", 276, 276),
     },
     "FLUX.2 dev": {"comfyui": ("erasure", 196, 203)},
+    "FLUX.2 Klein 4B": {"comfyui": ("erasure", 104, 109)},
     "Wan 2.1 1.3B": {
         "comfyui": ("original", 306, 306),
         "invokeai": ("erasure", 300, 306),
