@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -18,12 +18,6 @@ from diffusers_esd.names import default_name
 from diffusers_esd.provenance import Provenance
 from diffusers_esd.quantization import weight_shape
 
-GROUPS: dict[str, Callable[[str], bool]] = {
-    "esd-x": lambda name: ".attn2." in name or ".add_" in name,
-    "esd-u": lambda name: ".attn2." not in name and ".add_" not in name,
-    "full": lambda name: True,
-}
-
 
 def made(
     pipe: Any,
@@ -36,7 +30,8 @@ def made(
 ) -> Erasure:
     """An erasure as training makes it, with random A and B of every layer of the group."""
     family = family_for(pipe)
-    names = [name for name in base_layers(family.denoiser) if GROUPS[group](name)]
+    of_text = {"esd-x": (True,), "esd-u": (False,), "full": (True, False)}[group]
+    names = [name for name in base_layers(family.denoiser) if bool(re.match(family.text_layers, name)) in of_text]
     provenance = Provenance(
         concepts=(concept,),
         base_model=model_name(pipe),

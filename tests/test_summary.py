@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from controls import must_fail
 from made import made, with_provenance
-from tiny import tiny_pipeline
+from tiny import tiny_flux, tiny_pipeline
 
 from diffusers_esd import Erasure, ESDConfig, ESDTrainer
 from diffusers_esd.summary import curve, outcome, summarise
@@ -17,7 +17,7 @@ from diffusers_esd.summary import curve, outcome, summarise
 
 @pytest.fixture(scope="module")
 def erasure() -> Erasure:
-    return made(tiny_pipeline(), rank=2)
+    return made(tiny_pipeline(), group="esd-x", rank=2)
 
 
 def rows(erasure: Erasure) -> dict[str, str]:
@@ -59,6 +59,7 @@ def test_the_rows_of_a_training(erasure: Erasure) -> None:
         assert shown.keys() == rows(erasure).keys()
     plain = rows(replace(erasure, config=ESDConfig(group="esd-x", null_space=False)))
     assert plain["group"] == "esd-x: the cross-attentions' queries, keys, values, outputs"
+    assert rows(made(tiny_flux(), group="esd-x"))["group"] == "esd-x: layers of the text alone"
 
 
 def test_the_anchor_is_shown_with_its_distance_and_is_the_zero_of_alignment(erasure: Erasure) -> None:

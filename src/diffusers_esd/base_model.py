@@ -1,4 +1,4 @@
-"""Which base model a pipeline has: its name, and a fingerprint of its weights. Are two the same?"""
+"""Which base model a pipeline has: its name, a fingerprint of its weights, and whether two are the same."""
 
 from __future__ import annotations
 
@@ -85,14 +85,14 @@ def warn_of_other_base(name: str, trained: Provenance, pipe: Any, denoiser: Deno
         pipe: The pipeline.
         denoiser: Its denoiser, whatever adapters are on it.
     """
-    here = replace(
+    present = replace(
         trained,
         base_model=model_name(pipe),
         base_fingerprint=fingerprint(denoiser),
         base_quantization=quantization(denoiser),
     )
-    if not is_same_base(trained, here):
+    if not is_same_base(trained, present):
         warn_user(
-            f"{name} was trained on {trained.base_model}, and this pipeline is {name_beside(here, trained)}. Its "
-            "effect here is not measured; compare the images, or call `check` of the erasure."
+            f"{name} was trained on {trained.base_model}, and this pipeline is {name_beside(present, trained)}. Its "
+            "effect here is not measured; compare the images, or call the erasure's `check`."
         )

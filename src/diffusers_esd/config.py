@@ -27,9 +27,10 @@ class ESDConfig:
 
     Attributes:
         group: Which layers train. `"esd-x"`: the cross-attentions, for a concept that appears because the prompt names
-            it, such as a style. `"esd-x-strict"`: only their keys and values. `"esd-u"`: all other layers, for a
-            concept that must disappear in any case, such as nudity or an object. `"full"`: all layers. Any other string
-            is a regular expression that matches the whole name of a layer, such as `".*attn1.*"`.
+            it, such as a style. `"esd-x-strict"`: only their keys and values. Where text and image attend to each other
+            jointly, both are the text's projections in the attentions. `"esd-u"`: all other layers, for a concept that
+            must disappear in any case, such as nudity or an object. `"full"`: all layers. Any other string is a regular
+            expression that matches the whole name of a layer, such as `".*attn1.*"`.
         eta: Strength of the negative guidance, `eta` in Eq. 7; 0 or more, usually 1 to 3. The authors' later scripts
             call `eta + 1` the negative guidance.
         guidance_scale: Classifier-free guidance of the trajectories that training states come from, usually 3. Where

@@ -226,7 +226,7 @@ class Erasure:
             ValueError: If the scale is not finite, the name cannot be used, or the weights do not fit the pipeline.
 
         Warns:
-            UserWarning: If the scale is negative, or the pipeline is another fine-tune.
+            UserWarning: If the scale is negative, or the erasure was trained on other base weights than the pipeline's.
         """
         scale = check_scale("scale", scale)
         name = self.name if name is None else name

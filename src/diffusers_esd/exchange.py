@@ -32,8 +32,6 @@ from .stacks.merge import merge
 from .stacks.sources import Sources
 from .tools import TITLES, File, Tool, check_tool, file_for, loaded_layers
 
-_UNMAPPED = ("add_embedding",)  # In kohya's names, no reader in diffusers knows these layers.
-
 
 def export(erasures: Sources, path: str | os.PathLike[str], *, tool: Tool | None = None) -> Path:
     """Write one or several erasures as a file for another tool. Several are merged exactly first.
@@ -71,7 +69,7 @@ def export(erasures: Sources, path: str | os.PathLike[str], *, tool: Tool | None
         weights = to_original(layers)
     else:
         weights = to_kohya(layers)
-        unmapped = [layer for layer in layers if layer.startswith(_UNMAPPED)]
+        unmapped = [layer for layer in layers if layer.startswith("add_embedding")]  # no reader in diffusers knows them
         if unmapped and tool is None:
             warn_user(
                 f"diffusers does not load {', '.join(unmapped)} from a file with kohya's names; use the erasure's own "
@@ -87,7 +85,7 @@ def _checked_file(erasure: Erasure, tool: Tool | None) -> File:
         if component != "unet" and family != "Wan":
             raise ValueError(
                 f"{erasure.name} is an erasure of a {component}; kohya's names exist for a U-Net only. Tools that read "
-                "diffusers' names can load the erasure's own file. Name the tool for a file that it reads."
+                "diffusers' names can load the erasure's own file. Give `tool`, the program that will read the file."
             )
         return "kohya" if component == "unet" else "original"
     file = file_for(tool, family)

@@ -1,4 +1,4 @@
-"""How base weights are quantised: which kinds there are, their sizes, and their values without it.
+"""Quantised base weights: how they are quantised, their shapes and sizes, and their dequantised values.
 
 A quantised layer stores its weight in another type, and often in another shape:
 
@@ -57,12 +57,16 @@ def kind_of(layer: Any) -> str:
 
 
 def weight_shape(layer: Any) -> tuple[int, ...]:
-    """Shape that a Linear's or a Conv2d's weight has without quantisation, (out, d) or (out, d, height, width)."""
+    """Shape of the dequantised weight of a Linear, (out, d), or of a Conv2d, (out, d, height, width)."""
     return (layer.out_features, layer.in_features) if isinstance(layer, nn.Linear) else tuple(layer.weight.shape)
 
 
 def dequantised(layer: Any) -> Tensor:
-    """The weight of a Linear or Conv2d as a tensor of floats without quantisation, in the shape of `weight_shape`."""
+    """The dequantised weight of a Linear or Conv2d, in the shape of `weight_shape`.
+
+    Returns:
+        A tensor of floats; the weight itself, without its gradient, if it is not quantised, or in an unknown way.
+    """
     weight, kind = layer.weight.detach(), kind_of(layer)
     match kind.partition(" ")[0]:
         case "bitsandbytes":
@@ -85,7 +89,7 @@ def dequantised(layer: Any) -> Tensor:
 def stored_bytes(tensor: Any) -> int:
     """Bytes of a parameter in memory, without the scales of bitsandbytes, which are stored elsewhere.
 
-    A tensor of torchao states those of the weight that it stands for; its parts are counted.
+    `nbytes` of a torchao tensor is that of the dequantised weight, so its parts are counted.
     """
     if _package(tensor) == "torchao":
         names, _ = tensor.__tensor_flatten__()

@@ -24,7 +24,7 @@ def summarise(config: ESDConfig | None, provenance: Provenance, rank: int) -> di
     quantised = f", quantised: {provenance.base_quantization}" if provenance.base_quantization else ""
     rows = {"concept": ", ".join(provenance.concepts), "base model": provenance.base_model + quantised}
     if config is not None:
-        rows["group"] = _group(config)
+        rows["group"] = _group(config, provenance)
     rows["layers"] = f"{provenance.layers}, rank {rank}"
     if provenance.left_out:
         rows["layers left out"] = "; ".join(f"{len(names)}: {reason}" for reason, names in provenance.left_out.items())
@@ -102,9 +102,11 @@ def alignment_curve(config: ESDConfig | None, provenance: Provenance) -> str:
     return curve([alignment for _, alignment in provenance.history], low, high)
 
 
-def _group(config: ESDConfig) -> str:
+def _group(config: ESDConfig, provenance: Provenance) -> str:
     if config.group != "esd-x":
         return config.group
+    if "attn2" not in provenance.pattern:
+        return "esd-x: layers of the text alone"
     # A null space leaves out the queries and outputs, but only if there is something to preserve.
     is_confined = config.null_space and len(config.preserve) > 0
     return "esd-x: the cross-attentions' " + ("keys and values" if is_confined else "queries, keys, values, outputs")

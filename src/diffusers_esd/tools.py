@@ -171,8 +171,8 @@ READINGS: Mapping[Tool, Mapping[str, Mapping[File, Reading]]] = {
         "Wan": {"original": Reading(_WAN)},
     },
 }
-"""By tool and family, the readings of our files, the best file first. None: it reads none of them. A family that is
-missing: not known."""
+"""How each tool reads the files of each family, the best file first. `{}`: it reads none of them. If a family is
+missing, that is not known."""
 
 
 def check_tool(tool: str) -> None:
@@ -189,18 +189,25 @@ def file_for(tool: Tool, family: str) -> File:
     """The file of a family's erasures that a tool reads best.
 
     Raises:
-        ValueError: If it reads none, or nobody knows.
+        ValueError: If it reads none, or if that is not known.
     """
     files = READINGS[tool].get(family)
     if files is None:
-        raise ValueError(f"Whether {TITLES[tool]} can read erasures of the family {family} is not known.")
+        known = ", ".join(READINGS[tool])
+        raise ValueError(
+            f"Whether {TITLES[tool]} can read erasures of the family {family} is not known; it is known of {known}. "
+            "You can try the erasure's own file."
+        )
     if not files:
-        raise ValueError(f"{TITLES[tool]} cannot read erasures of the family {family}.")
+        others = [TITLES[other] for other, families in READINGS.items() if families.get(family)]
+        raise ValueError(
+            f"{TITLES[tool]} cannot read erasures of the family {family}; {', '.join(others) or 'no other tool'} can."
+        )
     return next(iter(files))
 
 
 def loaded_layers(tool: Tool, family: str, file: File, layers: Collection[str]) -> set[str]:
-    """The layers that a tool finds in a file; none if it does not recognise or refuses the file.
+    """The layers that a tool finds in a file; none if it refuses the file or does not recognise it.
 
     Args:
         tool: The tool.

@@ -39,6 +39,10 @@ def test_a_quantisation_that_is_not_possible(tmp_path: Path, monkeypatch: pytest
     ):
         with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
             load_pipeline(options(*arguments))
+    (tmp_path / "model_index.json").write_text('{"_class_name": "Cascade", "prior": ["diffusers", "X"]}')
+    message = f"--quantize int8 is for the denoiser, and {tmp_path} has none: expected one of unet, transformer in its"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        load_pipeline(options(str(tmp_path), "--quantize", "int8"))
     monkeypatch.setattr("diffusers_esd.cli.quantise.find_spec", lambda name: None)
     for kind, package in (("int8", "torchao"), ("float8", "torchao"), ("nf4", "bitsandbytes")):
         message = f'--quantize {kind} needs {package}: pip install "diffusers-esd[quantised]".'

@@ -52,7 +52,7 @@ def test_a_resumed_training_needs_no_text_encoder(kind: str, tmp_path: Path) -> 
     resumed = train(without_text_encoders(kind), tmp_path, resume="latest", **options)
     assert same(resumed, expected)
     message = (
-        r"^The pipeline has no text encoder \(text_encoder=None\), and prompts must be encoded\. Load it with its t"
+        r"^The text encoder is missing \(text_encoder=None\), and prompts must be encoded\. Load the pipeline with "
     )
     with pytest.raises(ValueError, match=message):
         train(without_text_encoders(kind), tmp_path / "new", **options)

@@ -1,7 +1,7 @@
-"""`Parts`: which parts of a model a command loads. A training that draws nothing needs no autoencoder.
+"""`Parts`: which parts of a model a command loads. A training that draws nothing does not need the autoencoder.
 
-The settings of the autoencoder are needed in any case: pipelines take from them how many pixels a latent has. So it is
-made on PyTorch's meta device, which has shapes and no numbers, until the pipeline is made. Its weights are not read.
+The settings of the autoencoder are needed in any case: pipelines take from them how many pixels a latent has. So the
+pipeline is made with an autoencoder on PyTorch's meta device, which has shapes and no numbers instead of weights.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ _OF_IMAGES = ("safety_checker", "feature_extractor", "image_encoder")
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a folder or a repository that are loaded, and where they are. A single file is loaded as a whole.
+    """The parts of a folder or a repository that are loaded, and on which device. A single file is loaded as a whole.
 
     Attributes:
-        draws: Whether images are drawn: with autoencoder, and safety checker if there is one.
-        encodes: Whether prompts are encoded: with text encoders.
-        denoiser_waits: Whether the denoiser stays on the CPU. A training with `offload` or `free_text_encoders` takes
-            it to the device when the text encoders are away.
+        draws: Whether images are drawn, which needs the autoencoder, and the safety checker if there is one.
+        encodes: Whether prompts are encoded, which needs the text encoders.
+        denoiser_waits: Whether the denoiser stays on the CPU. A training with `offload` or `free_text_encoders` moves
+            it to the device after the text encoders have left it.
     """
 
     draws: bool = True
@@ -41,14 +41,14 @@ class Parts:
 
         index = locate(options.model, "model_index.json", token=options.token, revision=options.revision)
         parts = json.loads(index.read_text(encoding="utf-8"))
-        given: dict[str, Any] = {}
+        placeholders: dict[str, Any] = {}
         if not self.encodes:
-            given |= {name: None for name in parts if name.startswith("text_encoder")}
+            placeholders |= {name: None for name in parts if name.startswith("text_encoder")}
         if not self.draws:
-            given |= {name: None for name in _OF_IMAGES if name in parts} | _autoencoder(options, parts)
+            placeholders |= {name: None for name in _OF_IMAGES if name in parts} | _autoencoder(options, parts)
             if "safety_checker" in parts:
-                given["requires_safety_checker"] = False  # not to be warned that it is missing
-        return given
+                placeholders["requires_safety_checker"] = False  # diffusers would warn that it is missing
+        return placeholders
 
     def place(self, pipe: Any, device: str) -> Any:
         """The pipeline on its device, without placeholders.
@@ -66,9 +66,9 @@ class Parts:
             pipe.vae = None
         if not self.denoiser_waits or not self.encodes:
             return pipe.to(device)
-        waits = find_denoiser(pipe)[0]
+        denoiser = find_denoiser(pipe)[0]
         for name, part in pipe.components.items():
-            if name != waits and hasattr(part, "parameters"):
+            if name != denoiser and hasattr(part, "parameters"):
                 part.to(device)
         return pipe
 

@@ -23,13 +23,16 @@ def check_quantisation(options: argparse.Namespace, device: str) -> None:
     """
     if options.quantize is None:
         return
-    given, package = f"--quantize {options.quantize}", PACKAGES[options.quantize]
+    option, package = f"--quantize {options.quantize}", PACKAGES[options.quantize]
     if find_spec(package) is None:
-        raise ImportError(f'{given} needs {package}: pip install "diffusers-esd[quantised]".')
+        raise ImportError(f'{option} needs {package}: pip install "diffusers-esd[quantised]".')
     if package == "bitsandbytes" and not device.startswith("cuda"):
-        raise ValueError(f"{given} needs a GPU (cuda), and the device is {device}; give int8 or float8.")
+        raise ValueError(f"{option} needs a GPU (cuda), and the device is {device}; give int8 or float8.")
     if Path(options.model).is_file():
-        raise ValueError(f"{given} is for a folder or a repository, and {options.model} is a single file.")
+        raise ValueError(
+            f"{option} is for a folder or a repository, and {options.model} is a single file. Leave the option out, or "
+            "give the model as a folder."
+        )
 
 
 def load_quantised(options: argparse.Namespace, kind: str, dtype: str, parts: Parts) -> Any:
@@ -39,9 +42,10 @@ def load_quantised(options: argparse.Namespace, kind: str, dtype: str, parts: Pa
         options: The options of `load_pipeline`.
         kind: One of `PACKAGES`.
         dtype: Type of what is not quantised, and of the computation.
-        parts: What is needed of it.
+        parts: Which of its parts are loaded.
 
     Raises:
+        ValueError: If the model has neither a U-Net nor a transformer.
         FileNotFoundError: If there is no such model.
         ConnectionError: If the Hub cannot be reached.
     """
@@ -64,6 +68,11 @@ def load_quantised(options: argparse.Namespace, kind: str, dtype: str, parts: Pa
     with clear_errors(options.model, options.revision):
         index = locate(options.model, "model_index.json", token=options.token, revision=options.revision)
         names = [name for name in get_args(Component) if name in json.loads(index.read_text(encoding="utf-8"))]
+        if not names:
+            raise ValueError(
+                f"--quantize {kind} is for the denoiser, and {options.model} has none: expected one of "
+                f"{', '.join(get_args(Component))} in its model_index.json. Leave the option out."
+            )
         return DiffusionPipeline.from_pretrained(
             options.model,
             dtype=compute,

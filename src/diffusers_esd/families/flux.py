@@ -1,7 +1,7 @@
 """Flux.1: a transformer in which text and image attend to each other, then share all layers. Experimental.
 
-The text stream's projections in the first blocks (double blocks) count as cross-attention. The later blocks (single
-blocks) have one stream for text and image, and count as the rest.
+The text's projections in the attentions of the first blocks (double blocks) count as cross-attention. The later blocks
+(single blocks) have one stream for text and image, and count as the rest.
 
 `guidance_scale` is the pipeline's argument of that name. Flux dev is guidance-distilled: the scale is an input of the
 denoiser, and its prediction is already guided. Flux schnell ignores the scale.

@@ -1,6 +1,6 @@
 """Where the tokens of text and of the image stand in the sequence that a layer is given.
 
-A null space must know: a layer that text and image share gets a few tokens of a prompt among thousands of the image.
+A null space needs them: a layer that text and image share gets a few tokens of a prompt among thousands of the image.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def text_first(own: Tensor, length: int, before: int = 0) -> Places:
 
     Args:
         own: True at a prompt's own tokens, not at padding, (B, tokens).
-        length: Length of the sequence. If it is shorter than the text, padding was cut off.
-        before: Further tokens before the text.
+        length: Number of tokens in the sequence. If they are fewer than those of the text, padding was cut off.
+        before: Number of other tokens before the text, such as registers.
     """
     places = torch.arange(length, device=own.device)
     text = functional.pad(own, (before, max(0, length - own.shape[1] - before)))[:, :length]
@@ -43,8 +43,8 @@ def image_first(own: Tensor, length: int, multiple: int) -> Places:
 
     Args:
         own: True at a prompt's own tokens, not at padding, (B, tokens).
-        length: Length of the longest sequence of the batch.
-        multiple: That number.
+        length: Number of tokens in the longest sequence of the batch.
+        multiple: The number of text tokens, with padding, is the next multiple of this.
     """
     longest = int(own.sum(1).max())
     start = length - -(-longest // multiple) * multiple

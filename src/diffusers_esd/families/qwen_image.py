@@ -1,8 +1,8 @@
 """Qwen-Image: a transformer in which text and image attend to each other in every block. Experimental.
 
-The text stream's projections count as cross-attention here. `guidance_scale` is the pipeline's `true_cfg_scale`, with
-the empty prompt as its negative prompt. The pipeline gives each guided patch the length of the prediction for the
-prompt, and so do trajectories.
+The text's projections in the attentions count as cross-attention here. `guidance_scale` is the pipeline's
+`true_cfg_scale`, with the empty prompt as its negative prompt. The pipeline gives each guided patch the length of the
+prediction for the prompt, and so do trajectories.
 """
 
 from __future__ import annotations

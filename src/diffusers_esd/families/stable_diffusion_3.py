@@ -1,6 +1,6 @@
 """Stable Diffusion 3 and 3.5: a transformer in which text and image attend to each other. Experimental.
 
-It does not have cross-attention. The text stream's projections are closest to it, and count as cross-attention here.
+It does not have cross-attention. The text's projections in the attentions are closest to it, and count as it here.
 """
 
 from __future__ import annotations

@@ -109,12 +109,12 @@ def check_encoders(family: Family) -> None:
     """Refuse a pipeline without its text encoders.
 
     Raises:
-        ValueError: With what to do.
+        ValueError: If all are missing.
     """
     if not has_encoders(family):
         raise ValueError(
-            "The pipeline has no text encoder (text_encoder=None), and prompts must be encoded. Load it with its text "
-            "encoders, or go on from a checkpoint, which has the encoded prompts: resume=..."
+            "The text encoder is missing (text_encoder=None), and prompts must be encoded. Load the pipeline with its "
+            "text encoders, or go on from a checkpoint, which has the encoded prompts: resume='latest'."
         )
 
 

@@ -1,8 +1,8 @@
 """`Encodings`: the encoded prompts that the iterations need, in a file of a checkpoint.
 
-So a resumed training encodes nothing, and needs no text encoder. In its last bits, an encoding depends on the prompts
-in its batch; a resumed training has the same bits. A training writes the file once; the folders of its checkpoints
-share it by hard links, where the disk has them.
+So a resumed training does not encode, and does not need a text encoder. The last bits of an encoding depend on the
+other prompts of its batch; a resumed training has the same bits. A training writes the file once; the folders of its
+checkpoints share it by hard links, where the file system has them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Encodings:
 
     Attributes:
         prompts: The prompts, each once.
-        conditioning: Their rows, (N, ...), on the CPU.
+        conditioning: The denoiser's inputs for them, (N, ...), on the CPU.
     """
 
     prompts: tuple[str, ...]
@@ -37,9 +37,12 @@ class Encodings:
         """Write the file, or link that of an earlier checkpoint of the training.
 
         Args:
-            folder: Of the checkpoint.
+            folder: The checkpoint's folder, which exists.
             training: What `identify` returned.
-            earlier: The folder of the earlier checkpoint.
+            earlier: The folder of an earlier checkpoint of the training; `None` if there is none.
+
+        Returns:
+            The file.
 
         Raises:
             OSError: If it cannot be written.
@@ -49,7 +52,7 @@ class Encodings:
             try:
                 os.link(earlier / ENCODINGS_NAME, file)
                 return file
-            except OSError:  # another disk, or one without hard links, or somebody has deleted it
+            except OSError:  # another disk, a file system without hard links, or the file was deleted
                 pass
         record = json.dumps({"training": _key(training), "prompts": self.prompts})
         return write_safetensors(file, self.conditioning, {HEADER_KEY: record})
@@ -59,7 +62,7 @@ class Encodings:
         """What `write` wrote.
 
         Args:
-            folder: Of the checkpoint.
+            folder: The checkpoint's folder.
             training: What `identify` returned.
 
         Raises:
@@ -69,7 +72,7 @@ class Encodings:
         header, conditioning = read_safetensors(folder / ENCODINGS_NAME)
         record = json.loads(header[HEADER_KEY])
         prompts = tuple(record["prompts"])
-        if record["training"] != _key(training) or any(len(rows) != len(prompts) for rows in conditioning.values()):
+        if record["training"] != _key(training) or any(len(value) != len(prompts) for value in conditioning.values()):
             raise ValueError(f"{ENCODINGS_NAME} is of another training")
         return cls(prompts, conditioning)
 

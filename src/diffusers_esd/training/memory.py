@@ -21,6 +21,7 @@ from ..families import Family
 from ..quantization import is_in_float8
 from ..run import RunConfig
 from .encoding import encoder_names
+from .graphs import obstacle
 
 
 @contextmanager
@@ -54,6 +55,7 @@ def check_memory(family: Family, run: RunConfig) -> None:
             casting), or hooks keep the text encoders that are to be dropped.
     """
     denoiser = family.denoiser
+    # 2026-11: the models of diffusers do not say it in public.
     if run.gradient_checkpointing and not denoiser._supports_gradient_checkpointing:
         raise ValueError(f"A {type(denoiser).__name__} does not support `gradient_checkpointing`; set it to False.")
     if (run.gradient_checkpointing or denoiser.is_gradient_checkpointing) and is_in_float8(denoiser):
@@ -116,15 +118,16 @@ def _checkpoint(module: nn.Module, *inputs: Any) -> Any:
 @contextmanager
 def with_memory_advice(family: Family, config: ESDConfig, run: RunConfig) -> Iterator[None]:
     """Out of memory, an error says what would need less, what saves most first."""
-    graphs = run.capture and family.device.type == "cuda"  # afterwards, nothing may be there any more
+    can_checkpoint = not run.gradient_checkpointing and not is_in_float8(family.denoiser)
+    is_captured = not obstacle(family, run)  # before a failure, which may leave the pipeline incomplete
     try:
         yield
     except torch.OutOfMemoryError as error:
         batch = f"batch_size=1, gradient_accumulation_steps={config.batch_size * config.gradient_accumulation_steps}"
         others = [
-            "" if run.gradient_checkpointing else "gradient_checkpointing=True (a checkpoint can be resumed with it)",
+            "gradient_checkpointing=True (a checkpoint can be resumed with it)" if can_checkpoint else "",
             batch if config.batch_size > 1 else "",
-            "capture=False (a checkpoint can be resumed with it)" if graphs else "",
+            "capture=False (a checkpoint can be resumed with it)" if is_captured else "",
             "" if run.offload else "offload=True (a checkpoint can be resumed with it)",
             "a smaller `size`",
             f"a `rank` below {config.rank}" if config.rank > 1 else "",

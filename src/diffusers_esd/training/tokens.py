@@ -1,4 +1,4 @@
-"""Inputs of layers by their token: text or image.
+"""A layer's inputs by the kind of their token: text or image.
 
 A layer that text and image share (Flux's single blocks, Z-Image's layers) must answer the text of a concept, and no
 image, not even the concept's own: its weights act on every image token there is. Z-Erase (arXiv:2603.25074) restricts
@@ -18,22 +18,22 @@ from ..families import Conditioning, Family
 from ..streams import stream
 
 TokenObserver = Callable[[str, Tensor, Tensor], None]
-"""Gets a layer's name, some of its inputs of text, (N, d), and some of the image, (M, d), float32."""
+"""Gets a layer's name, a sample of its text inputs, (N, d), and one of its image inputs, (M, d), both float32."""
 
 
 def sampled_tokens(h: Tensor, places: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """A random sample of some of a layer's inputs as rows, (N, d).
+    """A random sample of those of a layer's inputs that stand at certain places, (N, d).
 
     Args:
-        h: What the layer is given, (B, length, d).
-        places: True where the inputs stand that are sampled, (B, length).
-        n: Rows per sample of the batch, one in each n-th part of these places. If there are fewer, some repeat; a
-            sample without any gives none.
-        generator: Of the choice.
+        h: The layer's inputs, (B, length, d).
+        places: True at the inputs to choose from, (B, length).
+        n: Inputs per sample of the batch, one in each n-th part of these places. If there are fewer, some repeat; from
+            a sample of the batch without such places none is chosen.
+        generator: Of the choice, on the CPU.
     """
     within = torch.rand(len(h), n, generator=generator, device="cpu", dtype=torch.float32)
-    some = places.any(1)
-    h, places, within = h[some], places[some], within.to(h.device)[some]
+    has_places = places.any(1)
+    h, places, within = h[has_places], places[has_places], within.to(h.device)[has_places]
     counts = places.sum(1, keepdim=True)
     # Rounding can reach the end of the last part.
     ranks = ((torch.arange(n, device=h.device) + within) / n * counts).long().minimum(counts - 1)
@@ -57,7 +57,7 @@ def observed_tokens(
         family: The family; its `places` says what is text.
         conditioning: Gives the prompts of the current evaluation.
         names: Names of the layers, whose inputs are (B, length, d), or (N, d) for text alone.
-        n: Inputs of a layer per sample of a batch; where it is given text and image, half of them are of each.
+        n: Inputs of a layer per sample of a batch. A layer that is given text and image has half of them from each.
         observer: Gets a layer's name and the inputs.
         seed: Seed of the samples.
         purpose: With the seed, the key of the samples' random streams.
@@ -72,8 +72,8 @@ def observed_tokens(
                 observer(name, h.float(), h[:0].float())
                 return
             places = family.places(name, conditioning(), h.shape[1])
-            each = max(1, n // 2) if places.image.any() else n
-            text, image = (sampled_tokens(h, where, each, generator) for where in (places.text, places.image))
+            count = max(1, n // 2) if places.image.any() else n
+            text, image = (sampled_tokens(h, kind, count, generator) for kind in (places.text, places.image))
             observer(name, text.float(), image.float())
 
         return hook
