@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import socket
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -49,6 +51,19 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     with served(desk, "emoji_sd", host="127.0.0.1", port=None) as address:
         yield App(address, output)
     assert "GRADIO_TEMP_DIR" not in os.environ
+
+
+def test_a_port_that_is_in_use_leaves_nothing_behind(tmp_path: Path) -> None:
+    before, threads = os.environ.get("GRADIO_TEMP_DIR"), set(threading.enumerate())
+    desk = Desk(tmp_path, Jobs(None))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=str(port)), served(desk, "x", host="127.0.0.1", port=port):
+            pass
+    assert os.environ.get("GRADIO_TEMP_DIR") == before
+    assert not any(thread.name == "diffusers-esd jobs" for thread in set(threading.enumerate()) - threads)
 
 
 @contextmanager
