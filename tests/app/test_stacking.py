@@ -75,6 +75,9 @@ def test_a_measurement_is_its_code_and_stays_with_the_erasure(
     shelf: Shelf, jobs: Jobs, visitor: str, ended: Wait
 ) -> None:
     judge = JudgeChoice("emoji_sd.recogniser:EmojiJudge")
+    half = ended(jobs.start(visitor, Evaluated(shelf, {"no-a-cat": 0.5}, "half", judge, steps=1)))
+    assert half.view.state == "done", half.view
+    assert Erasure.from_pretrained(shelf.erasure("no-a-cat")).report is None, "it is about half of the erasure"
     action = Evaluated(shelf, {"no-a-cat": 1.0, "no-a-dog": 0.0}, "report", judge, steps=1)
     job = ended(jobs.start(visitor, action))
     assert job.view.state == "done", job.view

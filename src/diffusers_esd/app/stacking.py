@@ -174,8 +174,8 @@ class Evaluated:
         with cancelled_in(pipe, job), with_bar(pipe, job, "images"):
             report = evaluate(pipe, self.sources, judges=judges, **self.options)
         page = Path(self.options["output_dir"], "report.html")
-        if len(self.sources) == 1:
-            (folder,) = self.sources
+        (folder, scale), *others = self.sources.items()
+        if scale == 1 and not others:  # a report is about the erasure as trained
             Erasure.from_pretrained(folder).with_report(report).save_pretrained(folder)
         job.show(now="measured", text=table(report), file=page)
 
