@@ -1,6 +1,7 @@
 """Every Python block of README and docs runs, in order, one namespace a page, and so does the notebook.
 
 A block that needs weights, which tests cannot download, runs with the small model in their place, and a short training.
+Null spaces are found from few prompts and trajectories: what is shown is that the code runs.
 """
 
 from __future__ import annotations
@@ -18,12 +19,21 @@ from diffusers import StableDiffusionPipeline
 from emoji_sd import load, settings
 
 import diffusers_esd
-from diffusers_esd import Erasure, ESDTrainer, stack
+from diffusers_esd import Erasure, ESDTrainer, Limits, stack
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 WITH_WEIGHTS = re.compile(r"^```python needs-weights\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+FEW = Limits(words=40, pairs=20, trajectories=8, concept_trajectories=4, steps=2, largest_leak=float("inf"))
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Smaller limits where none are given."""
+    monkeypatch.setattr("diffusers_esd.training.trainer.Limits", lambda: FEW)
 
 
 def run(text: str, name: str, kind: re.Pattern[str] = BLOCK) -> None:
