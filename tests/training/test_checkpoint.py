@@ -91,7 +91,7 @@ def equal(a: Any, b: Any) -> bool:
         (CONFINED, (1, 4)),
         ({**PLAIN, "trajectory": "fresh", "group": "esd-u", "batch_size": 2}, (3,)),
         ({**RESTING}, (34, 36)),
-        ({**RESTING, "trajectory": "fresh"}, (34, 36)),
+        pytest.param({**RESTING, "trajectory": "fresh"}, (34, 36), marks=pytest.mark.slow),
         ({**PLAIN, "dtype": torch.float16}, (3,)),
         ({**PLAIN, "preserve": ("a dog", "a bus"), "null_space": False}, (3,)),
     ],
@@ -342,7 +342,7 @@ def test_ctrl_c_waits_for_the_iteration_and_a_second_one_does_not(presses: int, 
     assert same(train(output_dir=tmp_path, resume="latest"), expected)
 
 
-def reporting(folder: Path, iterations: int, every: int) -> None:
+def reporting(output_dir: Path, iterations: int, every: int) -> None:
     """A training that says where it is, and is slow where it could be killed."""
     sync = checkpoint.sync
 
@@ -357,7 +357,7 @@ def reporting(folder: Path, iterations: int, every: int) -> None:
         time.sleep(0.02)
 
     setattr(checkpoint, "sync", slow)  # noqa: B010
-    train(iterations=iterations, checkpoint_every=every, output_dir=folder, resume="latest", callback=report)
+    train(iterations=iterations, checkpoint_every=every, output_dir=output_dir, resume="latest", callback=report)
 
 
 class Trainings:
@@ -368,7 +368,7 @@ class Trainings:
 
     def start(self, folder: Path, iterations: int, every: int) -> int:
         """Go on with a training. Returns the number of the process."""
-        options = {"folder": folder, "iterations": iterations, "every": every}
+        options = {"output_dir": folder, "iterations": iterations, "every": every}
         (process,) = self.launcher.start(self.messages, reporting, n=1, **options)
         return process
 
