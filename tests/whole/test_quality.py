@@ -23,7 +23,7 @@ from emoji_sd.rates import Pair
 from diffusers_esd import Erasure, ESDTrainer, Limits
 
 SEED = 500_000
-MORE = SEED + len(some_pairs(2))
+MORE = SEED + len(some_pairs(2))  # after the seeds of every object in two styles
 TEN = ("dog", "penguin", "fish", "pizza", "banana", "rocket", "bicycle", "tulip", "guitar", "clock")
 # Of 240 pictures of an animal, twelve.
 OFTEN = 0.05
