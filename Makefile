@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 WORKERS := -n 2 --dist worksteal
 
-.PHONY: venv demo frontier report bench scaling published test test-all test-compat lint docs package
+.PHONY: venv demo first frontier report bench scaling published commands test test-all test-compat lint docs package
 
 venv: $(VENV)/.stamp
 
@@ -14,6 +14,8 @@ $(VENV)/.stamp: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -c constraints.txt -e ".[dev]"
 	# Without what it depends on: tests read CLIP's list of tokens from it, nothing else.
 	$(BIN)/python -m pip install -c constraints.txt --no-deps open_clip_torch
+	# Without what it depends on, which `dev` lists: Gradio asks for Pillow 12, and runs with 13.
+	$(BIN)/python -m pip install -c constraints.txt --no-deps gradio
 	touch $@
 
 $(VENV)/.docs-stamp: $(VENV)/.stamp
@@ -43,6 +45,13 @@ scaling: venv
 published: venv
 	$(BIN)/python examples/published.py
 
+commands: venv
+	$(BIN)/python examples/commands.py
+
+# How long a stranger needs from an empty environment to a saved erasure. PIP has further options of pip install.
+first:
+	$(PYTHON) tests/first_erasure.py build/first $(PIP)
+
 test: venv
 	$(PYTEST) $(WORKERS) -m "not slow and not compat"
 
@@ -57,8 +66,10 @@ lint: venv
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# The site, and what a browser makes of it.
 docs: $(VENV)/.docs-stamp
 	$(BIN)/mkdocs build --strict
+	$(PYTEST) tests/whole/test_site.py
 
 # Both distributions, and the wheels in an environment of their own, as a user has them.
 package: $(VENV)/.package-stamp

@@ -29,12 +29,12 @@ WORDS = ("cat", "pizza", "rocket", "church")
 SEED = 700_000
 
 _BLOCKS = r"transformer_blocks\.\d+\."
-_PROJECTIONS = rf"{_BLOCKS}attn\.(add_[qkv]_proj|to_add_out)"
+_OTHERS = rf"{_BLOCKS}ff_context\.net\..*|context_embedder|time_text_embed\.text_embedder\..*"
 RECIPES: dict[str, dict[str, Any]] = {
-    "`esd-x`: all layers of the text": joint_settings("esd-x"),
-    "the text's projections in the attentions": joint_settings(_PROJECTIONS),
+    "`esd-x`: the text's projections in the attentions": joint_settings("esd-x"),
     "only their keys and values": joint_settings(rf"{_BLOCKS}attn\.add_[kv]_proj"),
-    "`esd-u`: all other layers": joint_settings("esd-u"),
+    "also all other layers of the text": joint_settings(rf"{_BLOCKS}attn\.(add_[qkv]_proj|to_add_out)|{_OTHERS}"),
+    "`esd-u`: all but the first row's": joint_settings("esd-u"),
     "`full`": joint_settings("full"),
     "`esd-x`, the paper's training": plain("esd-x"),
     "`esd-u`, the paper's training": plain("esd-u"),

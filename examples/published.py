@@ -48,9 +48,9 @@ RANK = 16
 CARDS = (8, 12, 16, 24, 48, 80)
 """Memory of graphics cards in GiB."""
 
-LADDER = ("", "o", "og", "ogn", "8og", "4og")
+LADDER = ("", "o", "og", "8og", "4og")
 """Sets of options, those that cost least first. o: the text encoders are away while the denoiser trains; g: gradient
-checkpointing; n: no CUDA graphs; 8 and 4: weights of the denoiser's Linear layers in int8 and in nf4."""
+checkpointing; 8 and 4: weights of the denoiser's Linear layers in int8 and in nf4, which have no CUDA graphs."""
 
 _SHARE, _CONTEXT = 1.1, 2**30  # what temporary tensors add; what CUDA itself takes, in bytes
 _USABLE = 0.98  # of a card's memory, which is a little less than its name says
@@ -228,6 +228,24 @@ MODELS = {
             "img_ids": (4096, 4),
         },
     ),
+    "FLUX.2 Klein 4B": Published(
+        "Flux2",
+        Flux2Transformer2DModel,
+        {
+            "num_layers": 5,
+            "num_single_layers": 20,
+            "num_attention_heads": 24,
+            "joint_attention_dim": 7680,
+            "guidance_embeds": False,
+        },
+        {
+            "hidden_states": (1, 4096, 128),
+            "timestep": (1,),
+            "encoder_hidden_states": (1, 512, 7680),
+            "txt_ids": (512, 4),
+            "img_ids": (4096, 4),
+        },
+    ),
     "Kolors": Published(
         "Kolors",
         UNet2DConditionModel,
@@ -273,6 +291,7 @@ TEXT_ENCODERS = {
     "Qwen-Image": 8292,
     "Z-Image": 4022,
     "FLUX.2 dev": 24011,
+    "FLUX.2 Klein 4B": 4022,
     "Kolors": 6244,
     "Wan 2.1 1.3B": 5681,
 }
@@ -411,7 +430,7 @@ class Needs:
         """
         each = next((size for mark, size in _LINEAR.items() if mark in options), 2.0)
         text, denoiser = 2 * self.text, each * self.linear + 2 * self.others
-        graphs = self.is_captured and not {"n", *_LINEAR} & set(options)
+        graphs = self.is_captured and not set(_LINEAR) & set(options)
         activations = self.activations["g" in options] * (2 if graphs else 1)
         training = denoiser + 16 * self.adapter + activations
         encoding = text + denoiser if "4" in options else text

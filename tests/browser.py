@@ -40,12 +40,16 @@ def browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def opened(browser: Browser, file: Path, *, script: str = "", width: int = 1300, **options: Any) -> Iterator[Page]:
-    """A file in a new window, which shares no storage with others. An error of the page's script fails the test.
+def opened(
+    browser: Browser, file: Path | str, *, script: str = "", width: int = 1300, **options: Any
+) -> Iterator[Page]:
+    """A file or an address in a new window, which shares no storage with others.
+
+    An error of the page's script fails the test.
 
     Args:
         browser: The browser.
-        file: The file.
+        file: The file, or the address.
         script: What runs before the scripts of the page.
         width: Of the window, in pixels.
         options: Others of Playwright's `new_context`, such as `color_scheme`.
@@ -56,7 +60,7 @@ def opened(browser: Browser, file: Path, *, script: str = "", width: int = 1300,
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.add_init_script(script)
-        page.goto(file.as_uri())
+        page.goto(file if isinstance(file, str) else file.as_uri())
         yield page
     finally:
         context.close()

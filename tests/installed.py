@@ -20,7 +20,7 @@ def main() -> None:
     """Check what a user has."""
     package = Path(diffusers_esd.__file__).parent
     assert "site-packages" in package.parts, f"not installed: {package}"
-    for name in ("py.typed", "study/page.html", "evaluation/page/page.html"):
+    for name in ("py.typed", "study/page.html", "evaluation/page/page.html", "app/page.css"):
         assert files("diffusers_esd").joinpath(name).is_file(), name
     readme = str(distribution("diffusers-esd").metadata.get_payload())
     assert not RELATIVE.findall(readme), RELATIVE.findall(readme)
@@ -33,7 +33,11 @@ def main() -> None:
         subprocess.run([sys.executable, str(script)], cwd=folder, check=True)
         assert Path(folder, "no-a-cat").is_dir()
     command = Path(sys.executable).parent / "diffusers-esd"
-    for arguments, expected in ((["--version"], diffusers_esd.__version__), (["demo", "--help"], "--output")):
+    for arguments, expected in (
+        (["--version"], diffusers_esd.__version__),
+        (["demo", "--help"], "--output"),
+        (["ui", "--help"], "--host"),
+    ):
         printed = subprocess.run([command, *arguments], capture_output=True, text=True, check=True).stdout
         assert expected in printed, printed
     subprocess.run([sys.executable, "-m", "diffusers_esd.cli", "--version"], check=True)

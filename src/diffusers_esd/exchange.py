@@ -32,8 +32,7 @@ from .stacks.merge import merge
 from .stacks.sources import Sources
 from .tools import TITLES, File, Tool, check_tool, file_for, loaded_layers
 
-# In kohya's names, no reader in diffusers knows these layers.
-_UNMAPPED = ("add_embedding",)
+_UNMAPPED = ("add_embedding",)  # In kohya's names, no reader in diffusers knows these layers.
 
 
 def export(erasures: Sources, path: str | os.PathLike[str], *, tool: Tool | None = None) -> Path:
@@ -95,9 +94,8 @@ def _checked_file(erasure: Erasure, tool: Tool | None) -> File:
     loaded = loaded_layers(tool, family, file, layers)
     missing = [layer for layer in layers if layer not in loaded]
     if len(missing) == len(layers):
-        raise ValueError(
-            f"{TITLES[tool]} finds none of the {len(layers)} layers of {erasure.name}, such as {missing[0]}."
-        )
+        count = len(layers)
+        raise ValueError(f"{TITLES[tool]} finds none of the {count} layers of {erasure.name}, such as {missing[0]}.")
     if missing:
         warn_user(
             f"{TITLES[tool]} does not find {len(missing)} of the {len(layers)} layers of {erasure.name}, with "

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
+CONFIG_NAME = "config.yaml"
+"""Beside an erasure that the command `erase` trained; it says how the command is repeated."""
 HEADER_KEY = "diffusers_esd"
 
 _FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}

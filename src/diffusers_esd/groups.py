@@ -11,8 +11,8 @@ Any other group is a regular expression that matches whole names. It gives the p
 the self-attentions alone, `".*attn1.*"`.
 
 Cross-attention modules are called `attn2` in U-Nets and in the transformers that have them. In models where text and
-image attend to each other jointly (Stable Diffusion 3, Flux), `esd-x` and `esd-x-strict` are the layers of the text's
-own stream: `docs/results.md` has the measurement.
+image attend to each other jointly (Stable Diffusion 3, Flux), `esd-x` and `esd-x-strict` are the text's projections in
+the attentions: `docs/results.md` has the measurement.
 
 Layers are selected by type and name. PEFT gets the selection as a regular expression that matches exactly these
 modules. Paper: Sec. 4; authors' code: ESD-x, ESD-u and the strict variant.
@@ -60,12 +60,8 @@ TEXT_LAYERS = r".*\battn2\."
 """Matches the names of the layers of cross-attentions, from the start."""
 TEXT_INPUTS = r".*\battn2\.to_[kv]$"
 """Matches the names of their keys and values."""
-JOINT_TEXT_LAYERS = (
-    r"(context_embedder|txt_in)$|time_text_embed\.text_embedder\.|"
-    r"(joint_)?transformer_blocks\.\d+\.(attn\.(add_[qkv]_proj|to_add_out)$|(ff_context|txt_mlp)\.)"
-)
-"""The same where text and image attend to each other jointly: all layers of the text's own stream, but no modulation,
-whose input is the timestep."""
+JOINT_TEXT_LAYERS = r"(joint_)?transformer_blocks\.\d+\.attn\.(add_[qkv]_proj|to_add_out)$"
+"""The same where text and image attend to each other jointly: the projections of the text in the attentions."""
 
 
 def select(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .arguments import warn_user
 from .config import ESDConfig
-from .files import HEADER_KEY, WEIGHTS_NAME, read_safetensors, whole, write_safetensors
+from .files import CONFIG_NAME, HEADER_KEY, WEIGHTS_NAME, read_safetensors, whole, write_safetensors
 from .names import check_adapter_name
 from .portable import check_portable, lora_metadata
 from .provenance import Provenance, read_record
@@ -100,6 +100,7 @@ def write_folder(
             (folder / name).unlink(missing_ok=True)
         if report is None:
             (folder / REPORT_NAME).unlink(missing_ok=True)
+        (folder / CONFIG_NAME).unlink(missing_ok=True)  # it was about the erasure that was there before
 
 
 def read_file(file: Path) -> tuple[str, dict[str, Tensor], ESDConfig | None, Provenance]:

@@ -188,7 +188,7 @@ def test_each_concept_of_a_file_gets_an_erasure(model: str, tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ([], 2, "one of the arguments concept --concepts is required"),
+        ([], 2, "one of the arguments concept --concepts --prompts is required"),
         (["a cat", "--concepts", "file"], 2, "not allowed with argument"),
         (["--concepts", "{file}", "--name", "x"], 1, "error: --concepts gives each concept an adapter and a name"),
         (["--concepts", "{file}", "--concept", "x"], 1, "error: --concepts gives each concept an adapter and a name"),
@@ -263,3 +263,23 @@ def test_launchers_start_the_command(name: str, model: str, tmp_path: Path) -> N
     erasure = Erasure.from_pretrained(tmp_path / "no-cat")
     assert erasure.provenance.processes == 2
     assert (erasure.picture is not None) is (name == "accelerate")
+
+
+def test_prompts_of_another_tool_are_erased(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "prompts.yaml"
+    file.write_text(
+        "- {target: a cat, unconditional: an animal, guidance_scale: 2.0}\n- {target: a rose, guidance_scale: 2}\n"
+    )
+    call = ["erase", model, "-o", str(tmp_path / "both"), "--device", "cpu", "--prompts", str(file), *QUICK]
+    assert main([*call, "--seed", "5"]) == 0
+    erasure = Erasure.from_pretrained(tmp_path / "both")
+    assert erasure.provenance.concepts == ("a cat", "a rose")
+    assert erasure.config is not None
+    assert (erasure.config.eta, erasure.config.anchor, erasure.config.seed) == (2.0, ("an animal", ""), 5)
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["erase", model, "a dog", *call[2:]])
+    assert "not allowed with argument" in capsys.readouterr().err
+    file.write_text("- {target: a cat, action: enhance}\n")
+    assert main(["erase", "nowhere", "-o", str(tmp_path / "x"), "--prompts", str(file)]) == 1
+    assert "entry 1: `action` must be 'erase', got 'enhance'" in capsys.readouterr().err

@@ -131,7 +131,7 @@ def without_default(text: str) -> list[str]:
 
 
 COMMANDS = ("erase", "preview", "export", "import", "push", "calibrate", "refine", "merge", "bake", "recipe", "info",
-            "evaluate", "study", "demo")  # fmt: skip
+            "evaluate", "study", "ui", "demo", "completion")  # fmt: skip
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "study make", "study figure"])

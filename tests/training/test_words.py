@@ -93,7 +93,7 @@ def test_words_of_the_same_meaning(concept: str, gone: set[str], clip: Any) -> N
 
 
 def test_the_numbers_in_the_documentation_are_those_of_clips_list(clip: Any) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "choosing.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
     table = text[text.index("| concept | never preserved |") : text.index("None of them is among the 500")]
     known = words(clip)
     found = re.findall(r"(\w+) \(([\d,]+)\)", table)

@@ -222,6 +222,8 @@ def test_pipelines_are_called_and_denoisers_looked_up_in_one_place() -> None:
 TEST_FILES = {".".join(p.relative_to(TESTS).with_suffix("").parts): p for p in sorted(TESTS.rglob("test_*.py"))}
 # Modules that are tested through others.
 ELSEWHERE = {
+    "app.forms": "app.test_page",
+    "app.server": "app.test_page",
     "limits": "training.test_null_space",
     "run": "test_config",
     "training.begin": "training.test_checkpoint",

@@ -14,6 +14,8 @@ from .fields import add_config, add_fields, configurations
 from .model import add_model, load_pipeline
 from .options import adapter_name, add_command, add_output, check_output, prompt, save
 from .parts import Parts
+from .prompts import read_prompts
+from .repeat import write_config
 
 
 def add_commands(commands: Any) -> None:
@@ -26,6 +28,11 @@ def add_commands(commands: Any) -> None:
     what.add_argument("concept", nargs="?", type=prompt, help=text)
     text = "text file with one concept a line; each gets an adapter of its own, in a folder of its own in --output"
     what.add_argument("--concepts", type=Path, metavar="FILE", help=f"{text} (default: none)")
+    text = (
+        "prompts of LECO or sd-scripts, or a job of ai-toolkit with a slider: its concepts, eta and anchors, for one "
+        "adapter. Options that are given count more"
+    )
+    what.add_argument("--prompts", type=Path, metavar="FILE", help=f"{text} (default: none)")
     text = "a further concept that the same adapter erases; may be repeated (default: none)"
     erase.add_argument(
         "--concept", dest="further", type=prompt, action="append", default=[], metavar="CONCEPT", help=text
@@ -39,7 +46,8 @@ def add_commands(commands: Any) -> None:
 
 
 def _erase(options: argparse.Namespace) -> None:
-    config, run = configurations(options)
+    given, of_prompts = ((options.concept,), {}) if options.prompts is None else read_prompts(options.prompts)
+    config, run = configurations(options, of_prompts)
     if options.concepts is not None:
         _erase_each(options, config, run)
         return
@@ -49,7 +57,7 @@ def _erase(options: argparse.Namespace) -> None:
 
     check_output(options)
     check_packages(config, run)
-    concepts = check_concepts([options.concept, *options.further], config)
+    concepts = check_concepts([*given, *options.further], config)
     if options.output.resolve() == run.folder(options.name or default_name(concepts)):
         raise ValueError(f"{options.output} is also the folder of the checkpoints; give another --output-dir.")
     if is_launched() and not run.data_parallel:
@@ -66,7 +74,7 @@ def _erase(options: argparse.Namespace) -> None:
     if not options.quiet:
         processes.from_main(lambda: print(text, flush=True))
     erasure = trainer.erase(concepts, name=options.name)
-    processes.from_main(lambda: _save(erasure, pipe, options))
+    processes.from_main(lambda: _save(erasure, pipe, options, run))
     if not erasure.provenance.complete:
         raise KeyboardInterrupt
 
@@ -90,15 +98,16 @@ def _parts(options: argparse.Namespace, run: RunConfig, name: str | None = None)
     )
 
 
-def _save(erasure: Any, pipe: Any, options: argparse.Namespace) -> None:
+def _save(erasure: Any, pipe: Any, options: argparse.Namespace, run: RunConfig) -> None:
     from ..summary import outcome
 
-    save(erasure, options)
+    folder = save(erasure, options)
     if text := outcome(erasure.config, erasure.provenance):
         print(text)
     if options.check and erasure.provenance.complete:
         print(erasure.check(pipe))
-        erasure.save_pretrained(options.output)
+        erasure.save_pretrained(folder)
+    write_config(folder, list(erasure.provenance.concepts), options, erasure.config, run)
 
 
 def _erase_each(options: argparse.Namespace, config: ESDConfig, run: RunConfig) -> None:
@@ -122,14 +131,17 @@ def _erase_each(options: argparse.Namespace, config: ESDConfig, run: RunConfig) 
             for concept in concepts:
                 print(f"{concept}: is there already" if concept in there else trainer.erase(concept, dry_run=True))
         return
-    outcomes = erase_each(pipe, concepts, options.output, config, run=run, check=options.check, report=_report)
+
+    def report(outcome: Any) -> None:
+        if outcome.status == "trained":
+            write_config(outcome.folder, [outcome.concept], options, config, run)
+        text = f"; {outcome.text}" if outcome.text else ""
+        print(f"{outcome.concept}: {outcome.status}{text}", flush=True)
+
+    outcomes = erase_each(pipe, concepts, options.output, config, run=run, check=options.check, report=report)
     processes.from_main(lambda: print(table(outcomes), flush=True))
     statuses = [outcome.status for outcome in outcomes]
     if "interrupted" in statuses:
         raise KeyboardInterrupt
     if failed := statuses.count("failed"):
         raise RuntimeError(f"{failed} of {len(concepts)} concepts failed.")
-
-
-def _report(outcome: Any) -> None:
-    print(f"{outcome.concept}: {outcome.status}" + (f"; {outcome.text}" if outcome.text else ""), flush=True)

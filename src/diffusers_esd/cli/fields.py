@@ -8,21 +8,20 @@ erasure; options that are given count more.
 from __future__ import annotations
 
 import argparse
-import json
 import re
+from collections.abc import Mapping
 from dataclasses import Field, fields
-from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from ..config import ESDConfig
 from ..provenance import read_record
 from ..run import RunConfig
+from .documents import read_document
 
 _NAMES = tuple(field.name for kind in (ESDConfig, RunConfig) for field in fields(kind))
 _LISTS = ("anchor", "preserve", "synonyms", "sample_prompts")
 _OF_NONE = re.compile(r"[;.]? ?`None` (?:means )?([^.;]+)")
-_EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+$")  # 1e-4, which is a text in YAML 1.1
 
 
 def add_config(parser: Any) -> None:
@@ -53,8 +52,15 @@ def add_fields(group: Any, kind: type) -> None:
         group.add_argument(_option(field.name), default=argparse.SUPPRESS, **options)
 
 
-def configurations(options: argparse.Namespace) -> tuple[ESDConfig, RunConfig]:
+def configurations(
+    options: argparse.Namespace, of_prompts: Mapping[str, Any] | None = None
+) -> tuple[ESDConfig, RunConfig]:
     """What is learned and how it runs: the fields of the file of `--config`, and the options that were given.
+
+    Args:
+        options: The options.
+        of_prompts: Fields that follow from the file of `--prompts`. They count more than those of `--config`, and less
+            than options.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -62,7 +68,7 @@ def configurations(options: argparse.Namespace) -> tuple[ESDConfig, RunConfig]:
         ValueError: If the file is not one of fields, or a value is out of range.
         ImportError: If it is a YAML file and PyYAML is missing.
     """
-    stored = {} if options.config is None else read_fields(options.config)
+    stored = {**({} if options.config is None else read_fields(options.config)), **(of_prompts or {})}
     values = [{**_of_kind(kind, stored), **given_fields(options, kind)} for kind in (ESDConfig, RunConfig)]
     return ESDConfig(**values[0]), RunConfig(**values[1])
 
@@ -94,7 +100,7 @@ def read_fields(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"There is no file {file}; give a .yaml or .json file, or the folder of an erasure.")
     if file.suffix not in (".yaml", ".yml", ".json"):
         raise ValueError(f"{file} is not a .yaml or .json file; give one, or the folder of an erasure.")
-    values = _parsed(file)
+    values = read_document(file)
     if not isinstance(values, dict):
         raise ValueError(f"{file} must contain fields with values, such as `iterations: 500`; got {values!r}.")
     if {"config", "provenance"} <= values.keys():
@@ -117,25 +123,6 @@ def _of_erasure(file: Path, record: dict[str, Any]) -> dict[str, Any]:
     if config is None:
         raise ValueError(f"{file} is of an erasure that was {provenance.origin}, which does not have settings.")
     return config.to_dict()
-
-
-def _parsed(file: Path) -> Any:
-    text = file.read_text(encoding="utf-8")
-    if file.suffix == ".json":
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{file} is not JSON ({error}).") from error
-    try:
-        yaml: Any = import_module("yaml")
-    except ImportError as error:
-        raise ImportError(f"{file} needs PyYAML: pip install pyyaml. Or write it as a .json file.") from error
-    loader: Any = type("Loader", (yaml.SafeLoader,), {})
-    loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
-    try:
-        return yaml.load(text, Loader=loader)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{file} is not YAML ({error}).") from error
 
 
 def _option(name: str, *, is_on: bool = True) -> str:

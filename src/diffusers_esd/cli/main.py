@@ -10,8 +10,27 @@ import sys
 from collections.abc import Sequence
 
 from ..version import __version__
-from . import demo, erase, erasures, evaluate, info, stacks, study
+from . import completion, demo, erase, erasures, evaluate, info, stacks, study, ui
 from .model import loading_bars
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="diffusers-esd", description="Erase concepts from text-to-image models.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"diffusers-esd {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    erase.add_commands(commands)
+    erasures.add_commands(commands)
+    stacks.add_commands(commands)
+    evaluate.add_commands(commands)
+    info.add_commands(commands)
+    study.add_commands(commands)
+    ui.add_commands(commands)
+    demo.add_commands(commands)
+    completion.add_commands(commands, make_parser)
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,19 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, 1 after an error that is printed, 130 after Ctrl-C. A wrong call exits with 2. SIGTERM ends the process; a
             shell shows 143.
     """
-    parser = argparse.ArgumentParser(
-        prog="diffusers-esd", description="Erase concepts from text-to-image models.", allow_abbrev=False
-    )
-    parser.add_argument("--version", action="version", version=f"diffusers-esd {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    erase.add_commands(commands)
-    erasures.add_commands(commands)
-    stacks.add_commands(commands)
-    evaluate.add_commands(commands)
-    info.add_commands(commands)
-    study.add_commands(commands)
-    demo.add_commands(commands)
-    options = parser.parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     try:
         with loading_bars(shown=not getattr(options, "quiet", False)):
             options.run(options)

@@ -20,12 +20,15 @@ from .quantise import PACKAGES, check_quantisation, load_quantised
 _INDEX = "model_index.json"
 
 
-def add_model(parser: Any, *, stored: bool = False) -> None:
-    """Add the options of `load_pipeline` or, with `stored`, of `load_stored_pipeline`."""
+def add_model(parser: Any, *, stored: bool = False, optional: bool = False) -> None:
+    """Add the options of `load_pipeline` or, with `stored`, of `load_stored_pipeline`. The model may be `optional`."""
     dtype = "those of its files" if stored else "float32 on the CPU, otherwise bfloat16, or float16 if the GPU lacks it"
     device = "cpu" if stored else "the best that is there"
     text = "the model: folder or Hub id (user/name) of a pipeline, or its single file (.safetensors)"
-    parser.add_argument("model", help=text)
+    if optional:
+        parser.add_argument("model", nargs="?", help=f"{text} (default: none)")
+    else:
+        parser.add_argument("model", help=text)
     given = parser.add_argument_group("how the model is loaded")
     text = f"type of the weights (default: {dtype})"
     given.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help=text)

@@ -119,10 +119,13 @@ def check_output(options: argparse.Namespace) -> None:
         )
 
 
-def save(erasure: Any, options: argparse.Namespace) -> None:
+def save(erasure: Any, options: argparse.Namespace) -> Path:
     """Save an erasure; print its folder and, if its rank was lowered, the error.
 
     An interrupted training does not replace a finished erasure: it is saved beside it.
+
+    Returns:
+        The folder of the erasure.
     """
     from ..storage import is_finished
 
@@ -133,6 +136,7 @@ def save(erasure: Any, options: argparse.Namespace) -> None:
     print(erasure.save_pretrained(folder))
     if erasure.provenance.rank_error:
         print(f"relative error of rank {erasure.rank}: {erasure.provenance.rank_error:.2%}")
+    return Path(folder)
 
 
 def _free_beside(folder: Path) -> Path:

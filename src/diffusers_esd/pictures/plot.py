@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SMOOTHING = 0.95  # as the smoothed alignment of a training, per iteration
+_NEAR = 0.1  # of the height between the lowest and the highest level: their names would overlap
 _MOST = 12  # concepts whose alignments at the end are marked
 _INK, _FAINT, _LOSS, _ALIGNMENT, _TARGET, _STOP = "#222222", "#9aa5b1", "#3b6ea8", "#c2552d", "#2e7d4f", "#7a5195"
 
@@ -98,11 +99,14 @@ def _levels(config: ESDConfig | None, provenance: Provenance) -> list[tuple[floa
 
 
 def _mark_levels(axes: Any, levels: Sequence[tuple[float, str, str]]) -> None:
-    """A line across for each, with its name at the left."""
+    """A line across for each, with its name at the left: above the line, or below it if the next line is near."""
+    height = max(level for level, _, _ in levels) - min(level for level, _, _ in levels)
     for level, name, color in levels:
         axes.axhline(level, color=color, linewidth=1.0, linestyle="--", zorder=1)
+        is_near = any(0 < other - level < _NEAR * height for other, _, _ in levels)
         axes.annotate(
-            name, (0.0, level), (4, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
+            name, (0.0, level), (4, -3 if is_near else 3), xycoords=("axes fraction", "data"),
+            textcoords="offset points", va="top" if is_near else "bottom",
             color=color, fontsize="small", zorder=1,  # below the curves
         )  # fmt: skip
 
