@@ -15,6 +15,7 @@ from typing import Any
 import controls
 import pytest
 from filelock import FileLock
+from launched import Launcher
 
 pytest_plugins = ("browser",)
 
@@ -60,3 +61,11 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[P
         return path
 
     return once
+
+
+@pytest.fixture(scope="session")
+def launcher() -> Iterator[Launcher]:
+    """One for all tests of a worker: what its processes import is imported once."""
+    launcher = Launcher()
+    yield launcher
+    launcher.close()

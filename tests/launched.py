@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
 import pickle
 import socket
@@ -15,19 +17,15 @@ _PARENT = """
 import sys
 sys.path[:0] = {path!r}
 from launched import serve
-serve({module!r})
+serve()
 """
 
 
 class Launcher:
-    """Starts groups of processes, one group after the other.
+    """Starts groups of processes, one group after the other."""
 
-    Args:
-        file: The file of the tests, which is imported once.
-    """
-
-    def __init__(self, file: str) -> None:
-        code = _PARENT.format(path=[str(Path(file).parent), *sys.path], module=Path(file).stem)
+    def __init__(self) -> None:
+        code = _PARENT.format(path=sys.path)
         self._parent = subprocess.Popen(
             [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -44,17 +42,22 @@ class Launcher:
         assert self._parent.stdin is not None
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "call").write_bytes(pickle.dumps((function, arguments)))
-        self._parent.stdin.write(f"{folder} {n}\n")
+        module = function.__module__
+        where = Path(str(sys.modules[module].__file__)).parent
+        self._parent.stdin.write(json.dumps([str(folder), n, module, str(where)]) + "\n")
         self._parent.stdin.flush()
         return self.read("started")
 
-    def read(self, word: str) -> list[int]:
-        """The numbers of the next line that begins so."""
+    def read(self, word: str, *, also: str = "") -> list[int]:
+        """The numbers of the next line that begins so, after those of lines before it that begin with `also`."""
         assert self._parent.stdout is not None
+        numbers: list[int] = []
         for line in self._parent.stdout:
             first, *others = line.split()
+            if first in (word, also):
+                numbers += map(int, others)
             if first == word:
-                return list(map(int, others))
+                return numbers
             assert first != "ended", f"They ended with {others} before {word!r}."
         raise AssertionError("The parent ended.")
 
@@ -69,15 +72,17 @@ class Launcher:
         self._parent.communicate()
 
 
-def serve(module: str) -> None:
-    """What the parent does: it forks processes and says how they ended."""
-    __import__(module)
+def serve() -> None:
+    """What the parent does: it imports a module of tests once, forks processes, and says how they ended."""
     for line in sys.stdin:
-        folder, n = line.split()
+        folder, n, module, where = json.loads(line)
+        if where not in sys.path:
+            sys.path.insert(0, where)
+        importlib.import_module(module)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        ids = [_forked(Path(folder), rank, int(n), port) for rank in range(int(n))]
+        ids = [_forked(Path(folder), rank, n, port) for rank in range(n)]
         print("started", *ids, flush=True)
         print("ended", *(os.waitstatus_to_exitcode(os.waitpid(i, 0)[1]) for i in ids), flush=True)
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import atexit
 import base64
 import hashlib
+import importlib
 import json
 import os
 import re
+import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -48,8 +55,8 @@ class Hub:
 def running() -> Iterator[Hub]:
     """A hub that answers at `hub.url`."""
     hub = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
-    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
+    server = ThreadingHTTPServer(_address().getsockname(), type("Handler", (_Handler,), {"hub": hub}))
+    hub.url = _url()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield hub
@@ -59,20 +66,104 @@ def running() -> Iterator[Hub]:
 
 
 def client(hub: Hub, home: Path, code: str, token: str | None = TOKEN) -> str:
-    """Run code in a process whose hub is ours: the client reads its environment when it is imported.
+    """Run code in a process whose hub is ours. It is forked from one that has imported everything.
+
+    Args:
+        hub: The hub; of all hubs of a process, one runs at a time.
+        home: The folder of the client's cache.
+        code: Python code.
+        token: The token of the client, or `None`.
 
     Returns:
         What the code printed.
     """
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1"}
-    environment |= {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": "1"}
-    environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "0"}
-    if token is not None:
-        environment["HF_TOKEN"] = token
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert hub.url == _url(), "the client reads the address of its hub when it is imported"
+    parent, link = _parent()
+    home.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(home)
+    assert parent.stdin is not None
+    assert parent.stdout is not None
+    parent.stdin.write(json.dumps({"code": code, "token": token}) + "\n")
+    parent.stdin.flush()
+    done = json.loads(parent.stdout.readline())
+    assert done["status"] == 0, done["errors"][-2000:]
+    return done["output"]
+
+
+def new_client(hub: Hub, home: Path, code: str, token: str | None = TOKEN) -> str:
+    """The same in a new process, which imports what it needs: for code that changes the environment first."""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=_environment(hub.url, home, token), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
+
+
+def _environment(url: str, home: Path, token: str | None = None) -> dict[str, str]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    environment |= {"HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    environment |= {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": "1"}
+    environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "0"}
+    return environment if token is None else {**environment, "HF_TOKEN": token}
+
+
+@cache
+def _address() -> socket.socket:
+    """A port of this process. It is bound and nobody listens, until a hub does."""
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind(("127.0.0.1", 0))
+    return reserved
+
+
+def _url() -> str:
+    return f"http://127.0.0.1:{_address().getsockname()[1]}"
+
+
+@cache
+def _parent() -> tuple[subprocess.Popen[str], Path]:
+    """The process from which clients are forked, and the link that is their home. It ends when this process does."""
+    link = Path(tempfile.mkdtemp()) / "home"
+    atexit.register(shutil.rmtree, link.parent)
+    command = [sys.executable, "-c", "import local_hub; local_hub.serve()"]
+    options: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=_environment(_url(), link), **options), link
+
+
+def serve() -> None:
+    """What the parent of clients does."""
+    for name in ("diffusers", "peft", "tiny", "diffusers_esd.cli.erase", "diffusers_esd.cli.model"):
+        importlib.import_module(name)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        with tempfile.TemporaryDirectory() as folder:
+            files = {name: Path(folder, name) for name in ("output", "errors")}
+            child = os.fork()
+            if not child:
+                _run(files, **asked)
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            print(json.dumps({"status": status, **{k: p.read_text() for k, p in files.items()}}), flush=True)
+
+
+def _run(files: dict[str, Path], code: str, token: str | None) -> None:
+    """Run code as Python runs a script, and end the process."""
+    status = 1
+    try:
+        for number, file in enumerate(files.values(), start=1):
+            os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+        if token is not None:
+            os.environ["HF_TOKEN"] = token
+        try:
+            exec(compile(code, "client", "exec"), {"__name__": "__main__"})
+            status = 0
+        except SystemExit as ended:
+            status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
 
 
 class _Handler(BaseHTTPRequestHandler):

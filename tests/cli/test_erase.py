@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import fields, replace
 from io import StringIO
@@ -217,13 +216,6 @@ def test_wrong_calls_are_refused_before_the_model_is_loaded(
 # Processes of a launcher.
 
 
-@pytest.fixture(scope="module")
-def launcher() -> Iterator[Launcher]:
-    launcher = Launcher(__file__)
-    yield launcher
-    launcher.close()
-
-
 def called(arguments: list[str]) -> tuple[int, str]:
     """The exit code of the command, and what it prints."""
     printed = StringIO()
@@ -260,7 +252,8 @@ LAUNCHERS = {
 }
 
 
-@pytest.mark.parametrize("name", ["torchrun", pytest.param("accelerate", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAUNCHERS)
 def test_launchers_start_the_command(name: str, model: str, tmp_path: Path) -> None:
     call = ["-m", "diffusers_esd", "erase", model, "a cat", "-o", str(tmp_path / "no-cat"), "--device", "cpu", *QUICK]
     call += ["--check"] if name == "accelerate" else []

@@ -149,10 +149,10 @@ def answers(
     *,
     offline: bool = False,
 ) -> list[str]:
-    """What loading gives for each command line in a new process: the class, or the error."""
+    """What loading gives for each command line in another process: the class, or the error."""
     code = f"""
 import argparse, os
-os.environ["HF_HUB_OFFLINE"] = "{int(offline)}"
+os.environ["HF_HUB_OFFLINE"] = "{int(offline)}"  # read when the client is imported
 from diffusers_esd import ESDTrainer, stack
 from diffusers_esd.base_model import fingerprint, model_name, same_weights
 from diffusers_esd.cli import main
@@ -165,7 +165,8 @@ for call in {calls!r}:
     except Exception as error:
         print("answer", type(error).__name__, error)
 """
-    lines = local_hub.client(hub, home, code, token).splitlines()
+    client = local_hub.new_client if offline else local_hub.client
+    lines = client(hub, home, code, token).splitlines()
     return [line.removeprefix("answer ") for line in lines if line.startswith("answer ")]
 
 

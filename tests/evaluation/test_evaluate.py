@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,6 @@ from pipelines import same, state_of
 from tiny import style_adapter, tiny_pipeline
 
 from diffusers_esd import Erasure, Report, evaluate
-
-
-@pytest.fixture(scope="module")
-def launcher() -> Iterator[Launcher]:
-    launcher = Launcher(evaluated.__file__)
-    yield launcher
-    launcher.close()
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from diffusers_esd import Erasure, ESDConfig, Limits, Progress, merge, refine
 from diffusers_esd.denoiser import adapter_names
 from diffusers_esd.stacks.refine import balanced
 
-QUICK: dict[str, Any] = {"num_inference_steps": 5, "iterations": 20, "preserve": ("a bus",), "size": 16}
+QUICK: dict[str, Any] = {"num_inference_steps": 5, "iterations": 6, "preserve": ("a bus",), "size": 16}
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_the_pipeline_is_left_as_it_was_found(erasures: tuple[Erasure, Erasure])
     same(before, state_of(pipe))
     assert adapter_names(pipe.unet) == names
     assert pipe.get_active_adapters() == active
-    assert len(seen) == 20
+    assert len(seen) == 6
     assert refined.provenance.active == {"style": 0.6}, "its own parts are off"
     with pytest.raises(RuntimeError, match="of the callback"):
         refine(pipe, [cat, dog], callback=_fails, **QUICK)

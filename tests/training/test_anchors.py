@@ -88,7 +88,7 @@ def test_which_candidates_are_left() -> None:
     assert "an animal" not in generic(Encoded(family), ["a cat"], ["animal"], Limits()), "a synonym that the user names"
     together = find(load(), ["a pizza", "food"], "auto", generic=("food",)).prompts
     assert together == {"a pizza": "", "food": ""}, "what is erased as well is not an anchor"
-    bound = sorted(near.values())[-1]
+    bound = sorted(near.values())[-1] - 1e-4  # for rounding: another batch of prompts
     synonym = generic(Encoded(family), ["a cat"], (), Limits(near=bound))
     assert synonym == known[1:], "as near as a synonym"
 

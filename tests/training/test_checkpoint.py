@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from controls import must_fail
+from launched import Launcher
 from made import is_equal, with_provenance
 from tiny import tiny_pipeline
 
 from diffusers_esd import Erasure, ESDTrainer, Limits, Progress, refine
+from diffusers_esd.training import checkpoint
 from diffusers_esd.training.checkpoint import RECORD_NAME, STATE_NAME
 from diffusers_esd.training.encodings import ENCODINGS_NAME
 
@@ -91,7 +91,7 @@ def equal(a: Any, b: Any) -> bool:
         (CONFINED, (1, 4)),
         ({**PLAIN, "trajectory": "fresh", "group": "esd-u", "batch_size": 2}, (3,)),
         ({**RESTING}, (34, 36)),
-        ({**RESTING, "trajectory": "fresh"}, (34, 36)),
+        pytest.param({**RESTING, "trajectory": "fresh"}, (34, 36), marks=pytest.mark.slow),
         ({**PLAIN, "dtype": torch.float16}, (3,)),
         ({**PLAIN, "preserve": ("a dog", "a bus"), "null_space": False}, (3,)),
     ],
@@ -342,73 +342,44 @@ def test_ctrl_c_waits_for_the_iteration_and_a_second_one_does_not(presses: int, 
     assert same(train(output_dir=tmp_path, resume="latest"), expected)
 
 
-PARENT = """
-import os, sys, time
-sys.path[:0] = {path!r}
-from test_checkpoint import train
-from diffusers_esd.training import checkpoint
+def reporting(output_dir: Path, iterations: int, every: int) -> None:
+    """A training that says where it is, and is slow where it could be killed."""
+    sync = checkpoint.sync
 
-sync = checkpoint.sync
+    def slow(*paths: Path) -> None:
+        if len(paths) > 1:
+            print("writing", flush=True)
+            time.sleep(0.02)
+        sync(*paths)
 
-def slow(*paths):
-    if len(paths) > 1:
-        print("writing", flush=True)
+    def report(progress: Progress) -> None:
+        print("iteration", progress.iteration, flush=True)
         time.sleep(0.02)
-    sync(*paths)
 
-checkpoint.sync = slow
-
-def report(progress):
-    print("iteration", progress.iteration, flush=True)
-    time.sleep(0.02)
-
-for line in sys.stdin:
-    folder, iterations, every = line.split()
-    child = os.fork()
-    if not child:
-        options = {{"iterations": int(iterations), "checkpoint_every": int(every)}}
-        train(**options, output_dir=folder, resume="latest", callback=report)
-        os._exit(0)
-    print("started", child, flush=True)
-    print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
+    setattr(checkpoint, "sync", slow)  # noqa: B010
+    train(iterations=iterations, checkpoint_every=every, output_dir=output_dir, resume="latest", callback=report)
 
 
 class Trainings:
-    """Trainings in processes of their own, one after the other. What they import is imported once."""
+    """Trainings in processes of their own, one after the other."""
 
-    def __init__(self) -> None:
-        code = PARENT.format(path=[str(Path(__file__).parent), *sys.path])
-        self.parent = subprocess.Popen(
-            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+    def __init__(self, launcher: Launcher, messages: Path) -> None:
+        self.launcher, self.messages = launcher, messages
 
     def start(self, folder: Path, iterations: int, every: int) -> int:
         """Go on with a training. Returns the number of the process."""
-        assert self.parent.stdin is not None
-        self.parent.stdin.write(f"{folder} {iterations} {every}\n")
-        self.parent.stdin.flush()
-        return self.wait("started")[-1]
+        options = {"output_dir": folder, "iterations": iterations, "every": every}
+        (process,) = self.launcher.start(self.messages, reporting, n=1, **options)
+        return process
 
     def wait(self, word: str) -> list[int]:
         """Wait for a line that begins so. Returns the numbers in it, after those of iterations in lines before."""
-        assert self.parent.stdout is not None
-        numbers: list[int] = []
-        for line in self.parent.stdout:
-            first, *others = line.split()
-            if first in (word, "iteration"):
-                numbers += map(int, others)
-            if first == word:
-                return numbers
-            assert first != "ended", f"It ended with {others} before {word!r}."
-        raise AssertionError("The parent ended.")
+        return self.launcher.read(word, also="iteration")
 
 
-@pytest.fixture(scope="module")
-def trainings() -> Iterator[Trainings]:
-    processes = Trainings()
-    yield processes
-    processes.parent.communicate()
+@pytest.fixture
+def trainings(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Trainings:
+    return Trainings(launcher, tmp_path_factory.mktemp("messages"))
 
 
 def check_kills(kills: int, iterations: int, folder: Path, trainings: Trainings) -> None:

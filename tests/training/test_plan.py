@@ -12,7 +12,7 @@ from tiny import tiny_pipeline
 from diffusers_esd import ESDTrainer, Limits, Plan
 
 QUICK: dict[str, Any] = {"num_inference_steps": 10, "rank": 2}
-SMALL = Limits(largest_leak=float("inf"), trajectories=8, concept_trajectories=4, pairs=30)
+SMALL = Limits(largest_leak=float("inf"), trajectories=8, concept_trajectories=4, steps=2, words=50, pairs=30)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_the_null_space_costs_what_is_planned_exactly() -> None:
     planned = [trainer.erase("a cat", dry_run=True).evaluations for trainer in trainers]
     spent = [trainer.erase("a cat").provenance.evaluations for trainer in trainers]
     difference = spent[0]["no_grad"] - spent[1]["no_grad"]
-    assert planned[0]["no_grad"] - planned[1]["no_grad"] == difference == (8 + 4) * Limits().steps
+    assert planned[0]["no_grad"] - planned[1]["no_grad"] == difference == (8 + 4) * SMALL.steps
     assert spent[0]["grad"] == spent[1]["grad"]
 
 

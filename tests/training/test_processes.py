@@ -7,7 +7,7 @@ import random
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +73,6 @@ def near(a: Erasure, b: Erasure) -> None:
     torch.testing.assert_close(a.provenance.history, b.provenance.history, rtol=1e-2, atol=1e-3)
     for name in ("evaluations", "iterations", "preserved", "anchors", "complete"):
         assert getattr(a.provenance, name) == getattr(b.provenance, name), name
-
-
-@pytest.fixture(scope="module")
-def launcher() -> Iterator[Launcher]:
-    launcher = Launcher(__file__)
-    yield launcher
-    launcher.close()
 
 
 # As one process.

@@ -42,7 +42,8 @@ def test_alignment_is_a_ratio_of_averages_and_a_concept_may_rise_again() -> None
 
 OPTIONS: dict[str, Any] = {
     "group": "esd-x", "num_inference_steps": 4, "iterations": 5, "rank": 2, "lora_alpha": 3, "learning_rate": 1e-2,
-    "preserve": ("a dog", "a bus"), "limits": Limits(largest_leak=float("inf"), trajectories=8),
+    "preserve": ("a dog", "a bus"),
+    "limits": Limits(largest_leak=float("inf"), trajectories=8, concept_trajectories=4, steps=2),
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from diffusers_esd import ESDTrainer, Limits
 QUICK: dict[str, Any] = {"num_inference_steps": 10, "rank": 2}
 
 
-SMALL = Limits(largest_leak=float("inf"), trajectories=8, concept_trajectories=4, pairs=30)
+SMALL = Limits(largest_leak=float("inf"), trajectories=8, concept_trajectories=4, steps=2, words=50, pairs=30)
 
 
 def test_what_was_active_and_beside_is_recorded() -> None:

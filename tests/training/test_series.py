@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,13 +119,6 @@ def test_ctrl_c_ends_all_and_they_go_on_later(tmp_path: Path) -> None:
         "there", "trained", "trained",
     ]  # fmt: skip
     check_saved(tmp_path / "erasures")
-
-
-@pytest.fixture(scope="module")
-def launcher() -> Iterator[Launcher]:
-    launcher = Launcher(__file__)
-    yield launcher
-    launcher.close()
 
 
 def in_a_process(root: Path) -> tuple[list[Outcome], list[Outcome]]:

@@ -21,7 +21,8 @@ from diffusers_esd.families import family_for
 from diffusers_esd.training.surroundings import Guard, silent
 
 QUICK: dict[str, Any] = {"num_inference_steps": 5, "iterations": 6, "rank": 2, "learning_rate": 1e-2}
-CONFINED: dict[str, Any] = {"preserve": ("a dog", "a bus"), "limits": Limits(largest_leak=float("inf"), trajectories=8)}
+LIMITS = Limits(largest_leak=float("inf"), trajectories=8, concept_trajectories=4, steps=2)
+CONFINED: dict[str, Any] = {"preserve": ("a dog", "a bus"), "limits": LIMITS}
 FREE: dict[str, Any] = {"preserve": ()}
 
 

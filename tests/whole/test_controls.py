@@ -51,18 +51,20 @@ def test_an_error(checked):
 NONE = "def test_nothing(): pass"
 
 
-@pytest.mark.parametrize("workers", [["-p", "no:xdist"], ["-n", "2", "--dist", "worksteal"]], ids=["alone", "two"])
+ALONE, TWO = ["-p", "no:xdist"], ["-n", "2", "--dist", "worksteal"]
+
+
 @pytest.mark.parametrize(
-    ("sources", "line", "passed", "failed"),
+    ("workers", "sources", "line", "passed", "failed"),
     [
-        ([GOOD], "controls: 3 of 3 failed as they must", 3, 0),
-        ([GOOD, BAD], "controls: 3 of 4 failed as they must", 3, 1),
-        ([GOOD, ERROR], "controls: 4 of 5 failed as they must", 3, 1),
+        (ALONE, [GOOD], "controls: 3 of 3 failed as they must", 3, 0),
+        (ALONE, [GOOD, BAD, ERROR], "controls: 4 of 6 failed as they must", 3, 2),
+        (TWO, [GOOD, BAD, ERROR], "controls: 4 of 6 failed as they must", 3, 2),
     ],
-    ids=["all", "one did not", "one stopped"],
+    ids=["all", "one did not, one stopped", "two workers"],
 )
 def test_controls_are_counted(
-    sources: list[str], line: str, passed: int, failed: int, workers: list[str], pytester: pytest.Pytester
+    workers: list[str], sources: list[str], line: str, passed: int, failed: int, pytester: pytest.Pytester
 ) -> None:
     run(pytester, sources, workers, line, passed=passed, failed=failed)
 
@@ -79,7 +81,7 @@ def run(pytester: pytest.Pytester, sources: list[str], workers: list[str], line:
 
 
 def test_a_run_without_controls_says_nothing_of_them(pytester: pytest.Pytester) -> None:
-    run(pytester, [NONE], ["-p", "no:xdist"], "*1 passed*", passed=1)
+    run(pytester, [NONE], ALONE, "*1 passed*", passed=1)
 
 
 def test_must_fail_takes_failed_assertions_only(monkeypatch: pytest.MonkeyPatch) -> None:

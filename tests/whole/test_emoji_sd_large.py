@@ -168,11 +168,13 @@ def test_a_training_that_was_interrupted_equals_one_that_was_not(tmp_path: Path)
 # The weights.
 
 
-def test_every_class_is_drawn_with_objects_and_synonyms() -> None:
-    """One object of each class under its own word, and another under a synonym."""
+@pytest.mark.parametrize("share", [2, pytest.param(1, marks=pytest.mark.slow)], ids=["half", "all"])
+def test_every_class_is_drawn_with_objects_and_synonyms(share: int) -> None:
+    """One object of each class under its own word, and another under a synonym; half of these, or all."""
     pipe, judge = load(preset="large"), Judge.from_pretrained(preset="large")
     asked = [(words[0], words[0]) for words in WORDS.classes.values()]
     asked += [(words[1], WORDS.synonyms[words[1]][0]) for words in WORDS.classes.values()]
+    asked = asked[::share]
 
     def found(prompts: list[str]) -> float:
         seen = judge(draw(pipe, prompts, steps=16)).objects.argmax(1).tolist()
