@@ -98,7 +98,7 @@ def test_a_fine_tune_is_loaded_as_the_model_it_was_made_of(xl: Path, tmp_path: P
         "no-a-cat was trained on StableDiffusionXLPipeline, and this pipeline is fine-tune.safetensors. Its effect "
     )
     with pytest.warns(
-        UserWarning, match=f"^{re.escape(message)}here is not measured; compare the images, or call `che"
+        UserWarning, match=f"^{re.escape(message)}here is not measured; compare the images, or call the "
     ):
         assert stack(pipe, erasure) == {"no-a-cat": 1.0}
 

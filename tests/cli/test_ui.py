@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import signal
 import socket
@@ -112,7 +113,10 @@ def free_port() -> int:
 def test_it_serves_this_computer_until_it_is_ended(tmp_path: Path) -> None:
     port = free_port()
     command = [sys.executable, "-m", "diffusers_esd", "ui", "--demo", "-o", str(tmp_path / "app"), "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    ) as process:
         try:
             printed = process.stdout.readline()
             assert printed.startswith(f"http://127.0.0.1:{port}/ "), printed

@@ -14,7 +14,7 @@ from .fields import add_config, add_fields, configurations
 from .model import add_model, load_pipeline
 from .options import adapter_name, add_command, add_output, check_output, prompt, save
 from .parts import Parts
-from .prompts import read_prompts
+from .prompt_files import read_prompts
 from .repeat import write_config
 
 

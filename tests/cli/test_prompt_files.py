@@ -14,7 +14,7 @@ from controls import must_fail
 from torch import Tensor
 
 from diffusers_esd import ESDConfig, esd_target
-from diffusers_esd.cli.prompts import read_prompts
+from diffusers_esd.cli.prompt_files import read_prompts
 
 VAN_GOGH = """
 - target: "van gogh"
