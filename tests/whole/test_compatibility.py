@@ -26,6 +26,8 @@ GROUPS = ("esd-x", "esd-u", "full")
 SCRIPT = """
 import sys
 from pathlib import Path
+# They are in the environment that has PyTorch, and older versions cannot import versions so new.
+sys.modules |= dict.fromkeys(["torchao", "bitsandbytes", "gguf"])
 import diffusers, torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
