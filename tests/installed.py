@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from importlib import import_module
 from importlib.metadata import distribution
 from importlib.resources import files
 from pathlib import Path
@@ -25,6 +26,8 @@ def main() -> None:
     readme = str(distribution("diffusers-esd").metadata.get_payload())
     assert not RELATIVE.findall(readme), RELATIVE.findall(readme)
     assert RELATIVE.findall("[a](b.md)"), "the pattern finds them"
+    for module in ("emoji_sd.demo", "emoji_sd.recogniser"):  # what `demo` and `ui --demo` need
+        import_module(module)
     blocks = BLOCK.findall(readme)
     assert blocks
     with tempfile.TemporaryDirectory() as folder:
